@@ -1,0 +1,2 @@
+//! Binds the declarations of Triton's backend API; nothing else.
+fn main() {}

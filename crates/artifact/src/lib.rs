@@ -1,0 +1,18 @@
+//! The on-disk contract between the converter, which writes an artifact, and the backend, which serves it.
+//!
+//! An artifact is a folder:
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `manifest.json` | [`Manifest`]: family, geometry, generation defaults, precision plan |
+//! | `encoder.onnx`, `decoder.onnx` | the graphs; tensors named as in [`graph`], operators as in [`ops`] |
+//! | `weights.bin` | every large tensor, page-aligned, mapped at load |
+//! | `tokenizer.json` | the Hugging Face tokenizer |
+//!
+//! Whatever both sides must agree on is written here once: a name, a shape, a unit, a version.
+
+pub mod graph;
+mod manifest;
+pub mod ops;
+
+pub use manifest::*;

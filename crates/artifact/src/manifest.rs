@@ -1,0 +1,230 @@
+//! `manifest.json`: what an artifact is, and how it wants to be run.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+pub const MANIFEST_FILE: &str = "manifest.json";
+pub const ENCODER_FILE: &str = "encoder.onnx";
+pub const DECODER_FILE: &str = "decoder.onnx";
+pub const WEIGHTS_FILE: &str = "weights.bin";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Version of the artifact format; a reader refuses any other.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Alignment of large tensors in `weights.bin`, in bytes: a page, so that each can be mapped alone.
+pub const PAGE_BYTES: u64 = 4096;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format_version: u32,
+    /// Version of [`crate::ops`] that the graphs use.
+    pub ops_version: i64,
+    /// Program and version that wrote the artifact.
+    pub producer: String,
+    /// Model family as the converter knows it: `bergamot`, `t5`, …
+    pub family: String,
+    pub geometry: Geometry,
+    pub embeddings: Embeddings,
+    pub tokenizer: TokenizerSpec,
+    pub generation: GenerationSpec,
+    /// Every tensor of `weights.bin`, in file order. Graph tensors carry the name of their initializer.
+    pub tensors: Vec<TensorSpec>,
+    /// One entry for each matrix product and embedding: which format it is in.
+    pub precision_plan: Vec<PrecisionEntry>,
+}
+
+/// Sizes of an encoder-decoder. Lengths are counted in tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Geometry {
+    pub d_model: usize,
+    pub encoder_layers: usize,
+    pub decoder_layers: usize,
+    /// Width of `logits`.
+    pub vocab_size: usize,
+    pub head_dim: usize,
+    /// Heads of the decoder's self-attention caches; 0 when the decoder has no self-attention.
+    pub self_kv_heads: usize,
+    /// Heads of the cross-attention caches.
+    pub cross_kv_heads: usize,
+    /// Width of each decoder layer's recurrent state; 0 when it has none.
+    pub state_width: usize,
+    /// Longest source that the positions allow; none when the model has relative positions only.
+    pub max_source_tokens: Option<usize>,
+    /// Longest target, likewise, the decoder's start token included.
+    pub max_target_tokens: Option<usize>,
+}
+
+/// Lookup tables of the input embeddings; the backend looks them up, the graphs start at `x`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embeddings {
+    pub encoder: EmbeddingSpec,
+    pub decoder: EmbeddingSpec,
+}
+
+/// `x = table[id] · row_scale[id] · scale + positions[p]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingSpec {
+    /// Tensor `[rows, d_model]`, f32, f16 or i8. It may have more rows than the vocabulary: a zero row serves
+    /// as the start of a decoder that begins from nothing.
+    pub table: String,
+    /// Tensor f32 `[rows]`, for an i8 table.
+    pub row_scale: Option<String>,
+    pub scale: f32,
+    /// Tensor f32 `[max positions, d_model]`; row 0 belongs to the first token.
+    pub positions: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    /// Let the tokenizer's own post-processor add its special tokens.
+    pub add_special_tokens: bool,
+    /// Ids appended to every source after that, as `</s>` where the tokenizer does not add it.
+    pub source_suffix: Vec<u32>,
+}
+
+/// Defaults of generation, from the checkpoint's own configuration; a request overrides them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerationSpec {
+    /// Row of the decoder embedding that starts a sequence.
+    pub decoder_start_token_id: u32,
+    pub eos_token_ids: Vec<u32>,
+    pub pad_token_id: Option<u32>,
+    /// Never generated.
+    #[serde(default)]
+    pub suppress_tokens: Vec<u32>,
+    /// New tokens at most when the request does not say; none means as many as the cache holds.
+    pub max_new_tokens: Option<usize>,
+    /// New tokens at most as a multiple of the source length (Bergamot: 2.5); the smaller limit holds.
+    pub max_new_tokens_per_source_token: Option<f32>,
+    pub do_sample: bool,
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// First byte in `weights.bin`.
+    pub offset: u64,
+}
+
+impl TensorSpec {
+    /// Size in bytes; none when it does not fit in 64 bits.
+    pub fn bytes(&self) -> Option<u64> {
+        self.shape
+            .iter()
+            .try_fold(self.dtype.bytes() as u64, |bytes, &dim| bytes.checked_mul(u64::try_from(dim).ok()?))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    F32,
+    F16,
+    I8,
+}
+
+impl DType {
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 => 2,
+            DType::I8 => 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrecisionEntry {
+    /// Graph node or embedding table.
+    pub name: String,
+    pub format: WeightFormat,
+    pub shape: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightFormat {
+    F32,
+    F16,
+    /// Signed 8-bit weights with one scale for each output column; activations quantized for each row.
+    Int8Column,
+    /// Signed 8-bit embedding rows, each with its own scale.
+    Int8Row,
+    /// 8-bit weights in blocks of 32 along the input (`MatMulNBits`).
+    Int8Block32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("{path}: {source}")]
+    Io { path: String, source: io::Error },
+    #[error("{path}: not a valid manifest: {source}; convert the model again")]
+    Json { path: String, source: serde_json::Error },
+    #[error("{path}: artifact format {got}, this program reads {expected}; convert the model again")]
+    Version { path: String, got: u64, expected: u32 },
+    #[error("{path}: operator version {got}, this program has {expected}; convert the model again")]
+    OpsVersion { path: String, got: i64, expected: i64 },
+}
+
+impl Manifest {
+    /// Reads and checks `dir/manifest.json`. The version is looked at first, so that a newer artifact says so
+    /// instead of naming a field this program does not know.
+    pub fn read(dir: &Path) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u64,
+        }
+        let file = dir.join(MANIFEST_FILE);
+        let path = file.display().to_string();
+        let text =
+            fs::read_to_string(&file).map_err(|source| ManifestError::Io { path: path.clone(), source })?;
+        let json = |source| ManifestError::Json { path: path.clone(), source };
+        let version: Version = serde_json::from_str(&text).map_err(json)?;
+        if version.format_version != u64::from(FORMAT_VERSION) {
+            return Err(ManifestError::Version {
+                path,
+                got: version.format_version,
+                expected: FORMAT_VERSION,
+            });
+        }
+        let manifest: Manifest = serde_json::from_str(&text).map_err(json)?;
+        if manifest.ops_version != crate::ops::DOMAIN_VERSION {
+            return Err(ManifestError::OpsVersion {
+                path,
+                got: manifest.ops_version,
+                expected: crate::ops::DOMAIN_VERSION,
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Writes `dir/manifest.json`.
+    pub fn write(&self, dir: &Path) -> Result<(), ManifestError> {
+        let file = dir.join(MANIFEST_FILE);
+        let path = file.display().to_string();
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|source| ManifestError::Json { path: path.clone(), source })?;
+        fs::write(&file, text + "\n").map_err(|source| ManifestError::Io { path, source })
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+}

@@ -1,0 +1,53 @@
+//! Operators of the graphs that ONNX Runtime does not have, by name and attribute.
+//!
+//! They exist because a ragged batch needs them: the stock attention operators want one past length for all
+//! rows, or row `i` in slot `i`, so that samples of one request could not share a cross-attention cache.
+//! Inputs and outputs are listed in order; `?` marks an optional one (an empty name in the graph).
+
+/// Domain of every operator below.
+pub const DOMAIN: &str = "textgen";
+/// Version of the domain; an artifact with another version is refused.
+pub const DOMAIN_VERSION: i64 = 1;
+
+/// Per-row dynamic quantization.
+/// `x` f32 `[N, K]` → `q` u8 `[N, K]` with zero point 128, `scale` f32 `[N, 1]`;
+/// `x ≈ (q − 128) · scale`, `scale = max|x| / 127` of the row. A zero row has scale 0.
+pub const ROW_QUANTIZE: &str = "RowQuantize";
+
+/// Bidirectional self-attention of the encoder within each row.
+/// `qkv` f32 `[N, 3 · num_heads · head_dim]` (all q heads, then k, then v), `row_offsets`,
+/// `bias`? f32 `[num_heads, 2W + 1]` → f32 `[N, num_heads · head_dim]`.
+/// Score of query `i` and key `j`: `scale · q·k + bias[h, clamp(j − i, −W, W) + W]`.
+/// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_SCALE`].
+pub const RAGGED_ATTENTION: &str = "RaggedAttention";
+
+/// Causal self-attention over a slot's cache, which it first extends by the row's tokens.
+/// `qkv` f32 `[N, (num_heads + 2 · kv_num_heads) · head_dim]`, `row_offsets`, `slots`, `positions`,
+/// `past_key`, `past_value`, `bias`? f32 `[num_heads, W + 1]` → f32 `[N, num_heads · head_dim]`,
+/// `present_key`, `present_value` (the same memory as the past).
+/// Score of query position `i` and key position `j ≤ i`: `scale · q·k + bias[h, min(i − j, W)]`.
+/// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_KV_NUM_HEADS`], [`ATTR_SCALE`].
+pub const CACHED_ATTENTION: &str = "CachedAttention";
+
+/// Attention over a cache that it does not change.
+/// `q` f32 `[N, num_heads · head_dim]`, `row_offsets`, `cross_slots`, `cross_lengths`, `key`, `value`
+/// → f32 `[N, num_heads · head_dim]`. Attributes: [`ATTR_NUM_HEADS`], [`ATTR_KV_NUM_HEADS`], [`ATTR_SCALE`].
+pub const CROSS_ATTENTION: &str = "CrossAttention";
+
+/// Writes keys and values from position 0 of each row's slot.
+/// `kv` f32 `[N, 2 · kv_num_heads · head_dim]` (all k heads, then v), `row_offsets`, `slots`, `past_key`,
+/// `past_value` → `present_key`, `present_value` (the same memory). Attribute: [`ATTR_KV_NUM_HEADS`].
+pub const CACHE_WRITE: &str = "CacheWrite";
+
+/// The simpler simple recurrent unit's cell: `f = sigmoid(forget)`, `c ← f · c + (1 − f) · input`, token by
+/// token within a row.
+/// `forget` f32 `[N, D]`, `input` f32 `[N, D]`, `row_offsets`, `state_reads`, `state_writes`, `past`
+/// f32 `[entries, D]` → `c` f32 `[N, D]` (the cell after each token), `present` (the same memory as `past`).
+pub const SIMPLE_RECURRENT_CELL: &str = "SimpleRecurrentCell";
+
+pub const ATTR_NUM_HEADS: &str = "num_heads";
+pub const ATTR_KV_NUM_HEADS: &str = "kv_num_heads";
+pub const ATTR_SCALE: &str = "scale";
+
+/// Cache lengths (`P`) must be a multiple of this: keys lie in blocks of so many positions.
+pub const KEY_BLOCK: usize = 16;

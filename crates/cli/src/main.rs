@@ -1,0 +1,2 @@
+//! The `textgen` program.
+fn main() {}

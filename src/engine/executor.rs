@@ -1,0 +1,133 @@
+//! The seam between engine and model: what a step holds, and who runs it.
+
+use crate::error::Result;
+
+/// Runs the steps that the engine plans. Owns weights, caches and whatever device they live on.
+///
+/// A failed call changes nothing: every slot holds what it held before, and the same batch, or a part of it,
+/// may be tried again.
+pub trait Executor: Send {
+    /// Sizes that the engine must keep to.
+    fn limits(&self) -> ExecutorLimits;
+    /// Encodes the sources of `batch` and writes each row's cross-attention slot.
+    fn encode(&mut self, batch: &EncodeBatch) -> Result<()>;
+    /// Feeds the tokens of `batch` and leaves one row of logits for each of `batch.logit_rows`.
+    fn decode(&mut self, batch: &DecodeBatch) -> Result<()>;
+    /// Logits `[vocab_size]` of `batch.logit_rows[row]` of the last successful [`Executor::decode`]; the
+    /// caller may overwrite them. Valid until the next call.
+    fn logits_mut(&mut self, row: usize) -> &mut [f32];
+}
+
+/// Sizes of an executor. Lengths are counted in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutorLimits {
+    /// Sequences that can be decoded at once; slots are `0 .. slots`.
+    pub slots: usize,
+    /// Sources that can be held at once; cross slots are `0 .. cross_slots`.
+    pub cross_slots: usize,
+    /// Longest source.
+    pub max_source_tokens: usize,
+    /// Tokens a slot holds: the start token, a forced prefix, and what is generated but for the last token.
+    pub max_target_tokens: usize,
+    /// Width of the logits.
+    pub vocab_size: usize,
+    /// The token that starts every target.
+    pub decoder_start_token_id: u32,
+}
+
+/// Sources to encode, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
+#[derive(Debug, Default)]
+pub struct EncodeBatch {
+    /// Tokens of all rows, one after the other.
+    pub tokens: Vec<u32>,
+    /// `[rows + 1]`, from 0.
+    pub row_offsets: Vec<i32>,
+    /// Cross slot that each row writes, `[rows]`.
+    pub cross_slots: Vec<i32>,
+}
+
+impl EncodeBatch {
+    /// Forgets the rows and keeps the memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.row_offsets.clear();
+        self.row_offsets.push(0);
+        self.cross_slots.clear();
+    }
+
+    /// Adds a source.
+    pub fn push(&mut self, source: &[u32], cross_slot: usize) {
+        if self.row_offsets.is_empty() {
+            self.row_offsets.push(0);
+        }
+        self.tokens.extend_from_slice(source);
+        self.row_offsets.push(self.tokens.len() as i32);
+        self.cross_slots.push(cross_slot as i32);
+    }
+
+    /// Number of sources.
+    pub fn rows(&self) -> usize {
+        self.cross_slots.len()
+    }
+}
+
+/// Sequences to advance, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
+#[derive(Debug, Default)]
+pub struct DecodeBatch {
+    /// Tokens of all rows, one after the other: one for a running sequence, several for a forced prefix.
+    pub tokens: Vec<u32>,
+    /// `[rows + 1]`, from 0.
+    pub row_offsets: Vec<i32>,
+    /// Slot of each row, `[rows]`.
+    pub slots: Vec<i32>,
+    /// Tokens that each row's slot already holds, `[rows]`.
+    pub positions: Vec<i32>,
+    /// Cross slot of each row, `[rows]`; samples of one request share theirs.
+    pub cross_slots: Vec<i32>,
+    /// Source tokens in that cross slot, `[rows]`.
+    pub cross_lengths: Vec<i32>,
+    /// Indices into `tokens` whose logits are wanted: the last token of each row.
+    pub logit_rows: Vec<i64>,
+}
+
+impl DecodeBatch {
+    /// Forgets the rows and keeps the memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.row_offsets.clear();
+        self.row_offsets.push(0);
+        self.slots.clear();
+        self.positions.clear();
+        self.cross_slots.clear();
+        self.cross_lengths.clear();
+        self.logit_rows.clear();
+    }
+
+    /// Adds a sequence that feeds `tokens` (at least one) and wants the logits after the last of them.
+    pub fn push(&mut self, tokens: &[u32], slot: usize, position: usize, cross: CrossView) {
+        if self.row_offsets.is_empty() {
+            self.row_offsets.push(0);
+        }
+        self.tokens.extend_from_slice(tokens);
+        self.row_offsets.push(self.tokens.len() as i32);
+        self.slots.push(slot as i32);
+        self.positions.push(position as i32);
+        self.cross_slots.push(cross.slot as i32);
+        self.cross_lengths.push(cross.tokens as i32);
+        self.logit_rows.push(self.tokens.len() as i64 - 1);
+    }
+
+    /// Number of sequences.
+    pub fn rows(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+/// An encoded source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossView {
+    /// Cross slot that holds it.
+    pub slot: usize,
+    /// Its length.
+    pub tokens: usize,
+}

@@ -1,0 +1,18 @@
+//! Requests in, events out: the continuous-batching engine of one model instance.
+//!
+//! One OS thread owns the engine; nobody else touches its state, so the step path has no locks. It names
+//! neither ONNX Runtime nor Triton: the model is an [`Executor`], the client an [`EventSink`], the
+//! vocabulary a [`TextDecoder`].
+
+#[allow(clippy::module_inception)]
+mod engine;
+mod event;
+mod executor;
+mod observer;
+mod request;
+
+pub use engine::{Engine, EngineOptions};
+pub use event::{EventSink, FinishReason, Finished, SequenceUpdate};
+pub use executor::{CrossView, DecodeBatch, EncodeBatch, Executor, ExecutorLimits};
+pub use observer::{EngineLoad, NoObserver, Observer, Outcome, Phase, StepStats};
+pub use request::{GenerateRequest, Prompt, TextDecoder, TextDecoderFactory};
