@@ -63,7 +63,9 @@ def survives(request):
 @pytest.fixture(scope="session")
 def http(server):
     """HTTP client of the shared server."""
-    return HttpDoor(server.http_port)
+    door = HttpDoor(server.http_port)
+    yield door
+    door.close()
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +85,10 @@ def own_server(tmp_path):
         repository = Repository(tmp_path / "repository")
         fill(repository)
         with TritonServer(repository.path, tmp_path / "server.log", arguments) as running:
-            yield running, HttpDoor(running.http_port), repository
+            door = HttpDoor(running.http_port)
+            try:
+                yield running, door, repository
+            finally:
+                door.close()
 
     return start

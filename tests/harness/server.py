@@ -37,7 +37,8 @@ class TritonServer:
         self.arguments = arguments
         self.http_port, self.grpc_port, self.metrics_port = _free_ports(3)
         self.process: Optional[subprocess.Popen] = None
-        self._pool = urllib3.PoolManager(retries=False, timeout=10)
+        # No connection stays open: an idle one keeps the server from ending until its exit timeout.
+        self._http = urllib3.PoolManager(retries=False, timeout=10, headers={"Connection": "close"})
 
     def __enter__(self) -> "TritonServer":
         # The server finds no Python of ours: it must not need one.
@@ -95,8 +96,10 @@ class TritonServer:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def log_tail(self, lines: int = 40) -> str:
-        """The end of it."""
-        return "\n".join(self.log_text().splitlines()[-lines:])
+        """Its errors, then the end of it; the wide tables are cut."""
+        everything = [line[:300] for line in self.log_text().splitlines()]
+        errors = [line for line in everything[:-lines] if line.startswith("E") or "rror" in line]
+        return "\n".join(errors[:lines] + everything[-lines:])
 
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
@@ -105,7 +108,7 @@ class TritonServer:
 
     def metrics(self) -> Dict[str, Dict[Labels, float]]:
         """Every sample of the metrics port: name → labels → value."""
-        text = self._pool.request("GET", f"http://127.0.0.1:{self.metrics_port}/metrics").data.decode()
+        text = self._http.request("GET", f"http://127.0.0.1:{self.metrics_port}/metrics").data.decode()
         samples: Dict[str, Dict[Labels, float]] = {}
         for line in text.splitlines():
             match = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)", line)
@@ -124,7 +127,7 @@ class TritonServer:
         while time.monotonic() < deadline:
             self.assert_alive()
             try:
-                if self._pool.request("GET", f"http://127.0.0.1:{self.http_port}/v2/health/live").status == 200:
+                if self._http.request("GET", f"http://127.0.0.1:{self.http_port}/v2/health/live").status == 200:
                     return
             except urllib3.exceptions.HTTPError:
                 pass
