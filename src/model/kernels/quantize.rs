@@ -1,6 +1,6 @@
 //! Per-row dynamic quantization.
 
-use super::isa::dispatch;
+use super::isa::{dispatch, multiply_add};
 
 /// Adding it leaves the rounded value plus the zero point 128 in the low byte of the float's bits.
 const ROUND_TO_U8: f32 = 12_582_912.0 + 128.0;
@@ -15,19 +15,23 @@ dispatch! {
 #[inline(always)]
 fn quantize_row_body<const FMA: bool>(x: &[f32], q: &mut [u8], scale: &mut f32) {
     let mut lanes = [0.0f32; 16];
+    // 0 for every finite number, NaN otherwise: a comparison alone would lose a NaN.
+    let mut poison = [0.0f32; 16];
     let (chunks, tail) = x.as_chunks::<16>();
     for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            let magnitude = value.abs();
-            // A NaN compares false either way round: written so, it is kept.
-            *lane = if magnitude <= *lane { *lane } else { magnitude };
+        for lane in 0..16 {
+            let magnitude = chunk[lane].abs();
+            lanes[lane] = if magnitude > lanes[lane] { magnitude } else { lanes[lane] };
+            poison[lane] = multiply_add::<FMA>(chunk[lane], 0.0, poison[lane]);
         }
     }
-    let mut largest = 0.0f32;
-    for magnitude in lanes.into_iter().chain(tail.iter().map(|value| value.abs())) {
-        largest = if magnitude <= largest { largest } else { magnitude };
+    let mut largest = lanes.into_iter().fold(0.0f32, f32::max);
+    let mut poisoned: f32 = poison.into_iter().sum();
+    for value in tail {
+        largest = largest.max(value.abs());
+        poisoned += value * 0.0;
     }
-    if !largest.is_finite() {
+    if poisoned.is_nan() {
         q.fill(128);
         *scale = f32::NAN;
         return;
