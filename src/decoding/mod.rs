@@ -10,5 +10,5 @@ mod sampler;
 mod stopping;
 
 pub use params::SamplingParams;
-pub use sampler::{Choice, SamplerScratch, TokenSampler};
+pub use sampler::{Choice, SamplerScratch, TokenSampler, log_probability};
 pub use stopping::StopMatcher;

@@ -80,20 +80,18 @@ impl TokenSampler {
         self.history.push(token);
         Ok(Choice { token, logprob })
     }
+}
 
-    /// Scores a token that is given rather than chosen, and counts it as generated. The log-probability is
-    /// always computed.
-    pub fn force(&mut self, logits: &[f32], token: u32) -> Result<Choice> {
-        let Some(&logit) = logits.get(token as usize) else {
-            return Err(Error::invalid_argument(format!(
-                "token {token}: the model has {} tokens; give ids below that",
-                logits.len()
-            )));
-        };
-        let normalizer = log_sum_exp(logits).ok_or_else(no_distribution)?;
-        self.history.push(token);
-        Ok(Choice { token, logprob: (f64::from(logit) - normalizer) as f32 })
-    }
+/// Natural log-probability of `token` under `logits`.
+pub fn log_probability(logits: &[f32], token: u32) -> Result<f32> {
+    let Some(&logit) = logits.get(token as usize) else {
+        return Err(Error::invalid_argument(format!(
+            "token {token}: the model has {} tokens; give ids below that",
+            logits.len()
+        )));
+    };
+    let normalizer = log_sum_exp(logits).ok_or_else(no_distribution)?;
+    Ok((f64::from(logit) - normalizer) as f32)
 }
 
 /// Draws one candidate by its weight; none only when there are no candidates.

@@ -102,14 +102,17 @@ impl Engine {
         if let Err(returned) = self.inbox.send(Message::Request(Box::new(request))) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             if let Message::Request(request) = returned.0 {
-                let error = Error::unavailable("the engine has stopped after an internal error; reload the model");
+                let error =
+                    Error::unavailable("the engine has stopped after an internal error; reload the model");
                 self.reject(*request, Outcome::Rejected, error);
             }
         }
     }
 
     fn check(&self, request: &GenerateRequest) -> Result<()> {
-        if request.prompts.is_empty() || request.params.num_return_sequences == 0 || request.params.max_new_tokens == 0
+        if request.prompts.is_empty()
+            || request.params.num_return_sequences == 0
+            || request.params.max_new_tokens == 0
         {
             return Err(Error::invalid_argument(
                 "a request needs at least one text, one sequence for each, and one new token",

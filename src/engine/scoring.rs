@@ -22,12 +22,6 @@ pub fn score(executor: &mut dyn Executor, source: &[u32], target: &[u32]) -> Res
             limits.max_target_tokens
         )));
     }
-    if let Some(token) = target.iter().find(|&&token| token as usize >= limits.vocab_size) {
-        return Err(Error::invalid_argument(format!(
-            "target token {token}: the model has {} tokens",
-            limits.vocab_size
-        )));
-    }
     let mut encode = EncodeBatch::default();
     encode.push(source, 0);
     executor.encode(&encode)?;

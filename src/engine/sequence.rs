@@ -50,7 +50,12 @@ pub struct SequenceStart {
 }
 
 impl Sequence {
-    pub fn new(start: SequenceStart, sampler: TokenSampler, decoder: Box<dyn TextDecoder>, stop_words: &[String]) -> Self {
+    pub fn new(
+        start: SequenceStart,
+        sampler: TokenSampler,
+        decoder: Box<dyn TextDecoder>,
+        stop_words: &[String],
+    ) -> Self {
         Self {
             request: start.request,
             index: start.index,
@@ -71,7 +76,12 @@ impl Sequence {
 
     /// The step that fed `self.next` has succeeded and `choice` follows: appends the text that became final
     /// to `text` and says whether the sequence ends here.
-    pub fn advance(&mut self, choice: Choice, params: &SamplingParams, text: &mut String) -> Option<FinishReason> {
+    pub fn advance(
+        &mut self,
+        choice: Choice,
+        params: &SamplingParams,
+        text: &mut String,
+    ) -> Option<FinishReason> {
         self.position += self.next.len();
         self.next.clear();
         self.next.push(choice.token);

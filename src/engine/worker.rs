@@ -16,8 +16,9 @@ use std::{
 use slab::Slab;
 
 use super::{
-    CrossView, DecodeBatch, EncodeBatch, EngineLoad, EngineOptions, EventSink, Executor, ExecutorLimits, Finished,
-    GenerateRequest, Observer, Outcome, Phase, Prompt, SequenceUpdate, StepStats, TextDecoderFactory,
+    CrossView, DecodeBatch, EncodeBatch, EngineLoad, EngineOptions, EventSink, Executor, ExecutorLimits,
+    Finished, GenerateRequest, Observer, Outcome, Phase, Prompt, SequenceUpdate, StepStats,
+    TextDecoderFactory,
     sequence::{Sequence, SequenceStart},
     slots::{SharedSlotPool, SlotPool},
 };
@@ -200,13 +201,12 @@ impl Worker {
             has_token: false,
         });
         self.waiting_sequences += sequences;
-        self.waiting.extend(
-            request
-                .prompts
-                .into_iter()
-                .enumerate()
-                .map(|(index, prompt)| WaitingPrompt { request: key, index, prompt, samples }),
-        );
+        self.waiting.extend(request.prompts.into_iter().enumerate().map(|(index, prompt)| WaitingPrompt {
+            request: key,
+            index,
+            prompt,
+            samples,
+        }));
         self.report_load();
     }
 
@@ -254,7 +254,8 @@ impl Worker {
         let mut planned = Vec::new();
         let (mut tokens, mut free) = (0, self.slots.free());
         while let Some(next) = self.waiting.front() {
-            let fits = tokens + next.prompt.source.len() <= self.options.max_encode_tokens || planned.is_empty();
+            let fits =
+                tokens + next.prompt.source.len() <= self.options.max_encode_tokens || planned.is_empty();
             if free == 0 || !fits {
                 break;
             }
@@ -321,7 +322,8 @@ impl Worker {
         }
         let WaitingPrompt { request: key, index, prompt, samples } = waiting;
         let room = self.limits.max_target_tokens - prompt.decoder_prefix.len();
-        let max_new_tokens = request.params.max_new_tokens.min(prompt.max_new_tokens.unwrap_or(usize::MAX)).min(room);
+        let max_new_tokens =
+            request.params.max_new_tokens.min(prompt.max_new_tokens.unwrap_or(usize::MAX)).min(room);
         let mut first_tokens = prompt.decoder_prefix;
         first_tokens.insert(0, self.limits.decoder_start_token_id);
         self.encoded.push_back(EncodedPrompt {
@@ -479,19 +481,21 @@ impl Worker {
                 row += 1;
             }
         }
-        for prompt in self.encoded.extract_if(.., |prompt| prompt.request == key) {
-            self.waiting_sequences -= prompt.samples_left;
-            for _ in 0..prompt.samples_left {
-                self.cross_slots.release(prompt.cross.slot);
+        self.encoded.retain(|prompt| {
+            let keep = prompt.request != key;
+            if !keep {
+                self.waiting_sequences -= prompt.samples_left;
+                (0..prompt.samples_left).for_each(|_| self.cross_slots.release(prompt.cross.slot));
             }
-        }
-        let mut dropped = 0;
-        self.waiting.retain(|waiting| {
-            let keep = waiting.request != key;
-            dropped += if keep { 0 } else { waiting.samples };
             keep
         });
-        self.waiting_sequences -= dropped;
+        self.waiting.retain(|waiting| {
+            let keep = waiting.request != key;
+            if !keep {
+                self.waiting_sequences -= waiting.samples;
+            }
+            keep
+        });
         if !request.started {
             self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
         }

@@ -254,10 +254,10 @@ fn log_probabilities_are_the_models_own() {
         let expected = f64::from(logits[choice.token as usize]) - normalizer;
         assert!((f64::from(choice.logprob) - expected).abs() < 1e-6);
     }
-    let forced = sampler.force(&logits, 2).unwrap();
-    assert!((f64::from(forced.logprob) - (-1.0 - normalizer)).abs() < 1e-6);
-    assert_eq!(sampler.force(&logits, 4).unwrap_err().kind, ErrorKind::InvalidArgument);
-    assert_eq!(sampler.force(&[f32::NAN; 3], 1).unwrap_err().kind, ErrorKind::Internal);
+    let forced = log_probability(&logits, 2).unwrap();
+    assert!((f64::from(forced) - (-1.0 - normalizer)).abs() < 1e-6);
+    assert_eq!(log_probability(&logits, 4).unwrap_err().kind, ErrorKind::InvalidArgument);
+    assert_eq!(log_probability(&[f32::NAN; 3], 1).unwrap_err().kind, ErrorKind::Internal);
 }
 
 #[test]
