@@ -22,3 +22,4 @@ pub mod model;
 pub mod options;
 pub mod text_model;
 pub mod tokenizer;
+pub mod triton;
