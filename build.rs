@@ -12,8 +12,12 @@ fn main() {
     // such process and never calls them.
     println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
 
-    // bindgen panics when it cannot load libclang.
-    if panic::catch_unwind(bindgen::clang_version).is_err() {
+    // bindgen panics when it cannot load libclang; the reason below says more than its backtrace.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let libclang = panic::catch_unwind(bindgen::clang_version);
+    panic::set_hook(hook);
+    if libclang.is_err() {
         fail(
             "libclang was not found, and binding Triton's API needs it: install it (Debian, Ubuntu: \
              `apt install libclang-dev`; anywhere: `pip install libclang`) or set LIBCLANG_PATH to the folder \
