@@ -15,10 +15,16 @@
 #[cfg(not(panic = "unwind"))]
 compile_error!("build with panic = \"unwind\": the guard at the C boundary must be able to catch a panic");
 
+pub mod backend;
+pub mod config;
 pub mod decoding;
 pub mod engine;
+pub mod entry;
 pub mod error;
+pub mod metrics;
 pub mod model;
 pub mod options;
+pub mod protocol;
 pub mod text_model;
 pub mod tokenizer;
+pub mod triton;

@@ -2,6 +2,13 @@
 //!
 //! Called by the engine once for each row of a step. Knows neither the model nor the tokenizer.
 
+mod candidates;
+mod logits;
 mod params;
+mod processors;
+mod sampler;
+mod stopping;
 
 pub use params::SamplingParams;
+pub use sampler::{Choice, SamplerScratch, TokenSampler, log_probability};
+pub use stopping::StopMatcher;

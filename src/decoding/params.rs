@@ -36,8 +36,8 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
     /// Sequences for each prompt, at least 1.
     pub num_return_sequences: usize,
-    /// Report the log-probability of each chosen token, under the distribution it was drawn from before
-    /// temperature and truncation.
+    /// Report the log-probability of each chosen token under the model's own distribution: before penalties,
+    /// forbidden tokens, temperature and truncation.
     pub logprobs: bool,
 }
 

@@ -1,9 +1,21 @@
 //! The handle to an engine, and the thread behind it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use super::{Executor, GenerateRequest, Observer, TextDecoderFactory};
-use crate::error::Result;
+use super::{
+    Executor, ExecutorLimits, GenerateRequest, Observer, Outcome, TextDecoderFactory,
+    worker::{Message, Worker},
+};
+use crate::error::{Error, Result};
 
 /// Bounds of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +37,15 @@ impl Default for EngineOptions {
 
 /// Handle to a running engine. Dropping it drains: waiting and running requests get
 /// [`EngineOptions::drain_timeout`] to finish, what is left is failed, and the thread is joined.
-pub struct Engine {}
+pub struct Engine {
+    inbox: Sender<Message>,
+    /// Requests handed over and not yet started.
+    waiting: Arc<AtomicUsize>,
+    max_queue_requests: usize,
+    limits: ExecutorLimits,
+    observer: Arc<dyn Observer>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Engine {
     /// Starts the engine's thread. `name` appears in the thread list and the log.
@@ -36,13 +56,107 @@ impl Engine {
         observer: Arc<dyn Observer>,
         options: EngineOptions,
     ) -> Result<Self> {
-        let _ = (name, executor, text, observer, options);
-        Ok(Self {})
+        let (sender, receiver) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let limits = executor.limits();
+        let max_queue_requests = options.max_queue_requests;
+        let worker_observer = observer.clone();
+        let worker_waiting = waiting.clone();
+        let log_name = name.to_owned();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let mut worker =
+                    Worker::new(executor, text, worker_observer, worker_waiting, receiver, options);
+                // A panic must not leave clients waiting: they are answered, and the closed inbox turns new
+                // ones away.
+                if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                    log::error!("{log_name}: the engine panicked and has stopped; reload the model");
+                    worker.fail_all(&Error::internal("the engine panicked; reload the model"));
+                }
+            })
+            .map_err(|error| Error::internal(format!("{name}: the engine's thread cannot start: {error}")))?;
+        Ok(Self { inbox: sender, waiting, max_queue_requests, limits, observer, thread: Some(thread) })
+    }
+
+    /// Sizes that requests must keep to.
+    pub fn limits(&self) -> ExecutorLimits {
+        self.limits
     }
 
     /// Hands a request over. A request that cannot be taken (full queue, draining, a prompt that is too long
     /// or empty) is answered through its sink; never blocks.
     pub fn submit(&self, request: GenerateRequest) {
-        let _ = request;
+        if let Err(error) = self.check(&request) {
+            return self.reject(request, Outcome::Failed, error);
+        }
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= self.max_queue_requests {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            let error = Error::unavailable(format!(
+                "the queue is full: {waiting} requests wait, at most {} may; try again later",
+                self.max_queue_requests
+            ));
+            return self.reject(request, Outcome::Rejected, error);
+        }
+        if let Err(returned) = self.inbox.send(Message::Request(Box::new(request))) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let Message::Request(request) = returned.0 {
+                let error =
+                    Error::unavailable("the engine has stopped after an internal error; reload the model");
+                self.reject(*request, Outcome::Rejected, error);
+            }
+        }
+    }
+
+    fn check(&self, request: &GenerateRequest) -> Result<()> {
+        if request.prompts.is_empty()
+            || request.params.num_return_sequences == 0
+            || request.params.max_new_tokens == 0
+        {
+            return Err(Error::invalid_argument(
+                "a request needs at least one text, one sequence for each, and one new token",
+            ));
+        }
+        for (index, prompt) in request.prompts.iter().enumerate() {
+            let limits = &self.limits;
+            let (source, target) = (prompt.source.len(), prompt.decoder_prefix.len() + 1);
+            if source == 0 {
+                return Err(Error::invalid_argument(format!("text {index}: no tokens; give it some text")));
+            }
+            if source > limits.max_source_tokens {
+                return Err(Error::invalid_argument(format!(
+                    "text {index}: {source} tokens, at most {} are served; shorten or split the text, or raise \
+                     max_source_tokens",
+                    limits.max_source_tokens
+                )));
+            }
+            if target > limits.max_target_tokens {
+                return Err(Error::invalid_argument(format!(
+                    "text {index}: a forced prefix of {} tokens, at most {} fit; shorten decoder_text_input, or \
+                     raise max_target_tokens",
+                    target - 1,
+                    limits.max_target_tokens - 1
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn reject(&self, request: GenerateRequest, outcome: Outcome, error: Error) {
+        self.observer.request_ended(outcome, request.arrival.elapsed());
+        request.sink.fail(error);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The thread may be gone after a panic; then there is nothing to drain.
+        let _ = self.inbox.send(Message::Shutdown);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the engine's thread panicked while it answered its last requests");
+        }
     }
 }

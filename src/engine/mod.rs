@@ -10,9 +10,14 @@ mod event;
 mod executor;
 mod observer;
 mod request;
+mod scoring;
+mod sequence;
+mod slots;
+mod worker;
 
 pub use engine::{Engine, EngineOptions};
 pub use event::{EventSink, FinishReason, Finished, SequenceUpdate};
 pub use executor::{CrossView, DecodeBatch, EncodeBatch, Executor, ExecutorLimits};
 pub use observer::{EngineLoad, NoObserver, Observer, Outcome, Phase, StepStats};
 pub use request::{GenerateRequest, Prompt, TextDecoder, TextDecoderFactory};
+pub use scoring::score;

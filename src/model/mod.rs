@@ -1,1 +1,19 @@
 //! The only room that knows ONNX Runtime: sessions, caches, the operators of our own.
+//!
+//! [`EncoderDecoder`] is the [`crate::engine::Executor`] over an artifact. It owns the weights (mapped), the
+//! caches (in [`memory`]) and one session for each graph. `unsafe` is allowed here: the caches are bound by
+//! address, and the operators write them in place.
+
+#![allow(unsafe_code)]
+
+mod binding;
+mod embedding;
+mod encoder_decoder;
+mod kernels;
+mod memory;
+mod operators;
+mod runtime;
+mod weights;
+
+pub use encoder_decoder::{EncoderDecoder, ExecutorOptions};
+pub use runtime::Runtime;

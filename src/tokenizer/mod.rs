@@ -1,58 +1,119 @@
 //! The only room that knows the `tokenizers` crate: text to ids, ids to text piece by piece.
 
-use std::path::Path;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// The tokenizer of one model.
-pub struct Tokenizer {}
+mod detokenizer;
+mod pieces;
+
+pub use detokenizer::Detokenizer;
+use pieces::PieceTable;
+
+/// The tokenizer of one model. Shared between threads.
+pub struct Tokenizer {
+    vocabulary: Arc<tokenizers::Tokenizer>,
+    pieces: Arc<PieceTable>,
+    add_special_tokens: bool,
+    source_suffix: Vec<u32>,
+}
 
 impl Tokenizer {
     /// Reads `tokenizer.json`. `add_special_tokens` lets its post-processor add its own; `source_suffix` is
     /// appended to every source after that.
+    ///
+    /// A tokenizer whose decoder cannot be streamed is refused. Truncation and padding of the file are not
+    /// applied: a source that is too long is refused elsewhere, never cut in silence.
     pub fn load(path: &Path, add_special_tokens: bool, source_suffix: &[u32]) -> Result<Self> {
-        let _ = (path, add_special_tokens, source_suffix);
-        todo!()
+        let json = std::fs::read(path).map_err(|error| {
+            let message = format!(
+                "{}: {error}; a model folder holds its tokenizer beside the manifest",
+                path.display()
+            );
+            match error.kind() {
+                std::io::ErrorKind::NotFound => Error::not_found(message),
+                _ => Error::invalid_argument(message),
+            }
+        })?;
+        Self::from_json(&json, add_special_tokens, source_suffix)
+            .map_err(|error| error.context(path.display()))
+    }
+
+    fn from_json(json: &[u8], add_special_tokens: bool, source_suffix: &[u32]) -> Result<Self> {
+        let vocabulary = guarded(|| {
+            let mut vocabulary = tokenizers::Tokenizer::from_bytes(json)?;
+            vocabulary.with_truncation(None)?.with_padding(None);
+            Ok(vocabulary)
+        })
+        .map_err(|reason| {
+            Error::invalid_argument(format!(
+                "not a tokenizer.json that this build can read: {reason}; convert the model again"
+            ))
+        })?;
+        let vocabulary = Arc::new(vocabulary);
+        Ok(Self {
+            pieces: Arc::new(PieceTable::new(Arc::clone(&vocabulary))?),
+            vocabulary,
+            add_special_tokens,
+            source_suffix: source_suffix.to_vec(),
+        })
     }
 
     /// Ids of a source text, special tokens included.
     pub fn encode_source(&self, text: &str) -> Result<Vec<u32>> {
-        let _ = text;
-        todo!()
+        let mut ids = self.encode(text, self.add_special_tokens)?;
+        ids.extend_from_slice(&self.source_suffix);
+        Ok(ids)
     }
 
     /// Ids of a piece of target text, without special tokens: a forced prefix.
     pub fn encode_target(&self, text: &str) -> Result<Vec<u32>> {
-        let _ = text;
-        todo!()
+        self.encode(text, false)
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        guarded(|| Ok(self.vocabulary.encode_fast(text, add_special_tokens)?.get_ids().to_vec())).map_err(
+            |reason| {
+                Error::invalid_argument(format!(
+                    "text of {} bytes: the model's tokenizer cannot encode it: {reason}",
+                    text.len()
+                ))
+            },
+        )
     }
 
     /// Id of a token by its literal name.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        let _ = token;
-        todo!()
+        self.vocabulary.token_to_id(token)
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.pieces.len()
     }
 
     /// A detokenizer at the start of a text.
     pub fn detokenizer(&self) -> Detokenizer {
-        todo!()
+        Detokenizer::new(Arc::clone(&self.pieces))
     }
 }
 
-/// Turns the tokens of one sequence into text, piece by piece; it holds back what is not final. The pieces
-/// joined are the whole text, byte for byte.
-pub struct Detokenizer {}
-
-impl Detokenizer {
-    /// Appends to `text` what is final after `token`.
-    pub fn push(&mut self, token: u32, text: &mut String) {
-        let _ = (token, text);
-        todo!()
-    }
-
-    /// Appends what was held back.
-    pub fn finish(&mut self, text: &mut String) {
-        let _ = text;
-        todo!()
+/// Runs foreign code on input that a client or a file controls; a panic in there is an error like any other.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("panic in the tokenizer")
+            .to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

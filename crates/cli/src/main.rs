@@ -1,2 +1,108 @@
-//! The `textgen` program.
-fn main() {}
+//! The `textgen` program: convert a checkpoint, look at the result, generate, score, measure.
+//!
+//! Exit codes: 0 done, 1 it failed (for `--jsonl`: at least one line did), 2 wrong usage.
+
+mod bench;
+mod generate;
+mod inspect;
+mod jsonl;
+mod runtime;
+mod score;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use textgen_convert::{ConvertOptions, Precision, Target};
+
+#[derive(Parser)]
+#[command(name = "textgen", version, about = "Text-to-text models for Triton Inference Server", long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Convert a checkpoint folder to an artifact, or to a whole model-repository entry
+    Convert {
+        /// Folder of the checkpoint: a Bergamot model, or a Hugging Face model of the T5 family
+        source: PathBuf,
+        /// Folder to write the artifact to
+        #[arg(long, value_name = "DIR", required_unless_present = "repository", conflicts_with = "repository")]
+        out: Option<PathBuf>,
+        /// Model repository to write an entry to
+        #[arg(long, value_name = "DIR", requires = "name")]
+        repository: Option<PathBuf>,
+        /// Name of the model in the repository
+        #[arg(long, requires = "repository")]
+        name: Option<String>,
+        /// Format of the weights
+        #[arg(long, value_enum, default_value_t = PrecisionArg::Int8)]
+        precision: PrecisionArg,
+        /// Replace an earlier result
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print family, geometry, precision plan and sizes of an artifact
+    Inspect {
+        /// Folder of the artifact
+        dir: PathBuf,
+    },
+    /// Generate text
+    Generate(generate::Arguments),
+    /// Print the log-probability of each token of a given target
+    Score(score::Arguments),
+    /// Measure tokens/s, step time and the share of the read bandwidth at 1, 8 and 32 rows
+    Bench(bench::Arguments),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    /// 32-bit floats everywhere
+    Fp32,
+    /// 8-bit weights, but for tensors that need more
+    Int8,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("TEXTGEN_LOG", "warn")).init();
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("textgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Convert { source, out, repository, name, precision, force } => {
+            let target = match (out, repository, name) {
+                (Some(out), _, _) => Target::Folder(out),
+                (None, Some(repository), Some(name)) => Target::Repository { repository, name },
+                _ => anyhow::bail!("give --out DIR, or --repository DIR and --name NAME"),
+            };
+            let precision = match precision {
+                PrecisionArg::Fp32 => Precision::Fp32,
+                PrecisionArg::Int8 => Precision::Int8,
+            };
+            let report = textgen_convert::convert(&ConvertOptions { source, target, precision, force })?;
+            println!("{}", report.artifact.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inspect { dir } => inspect::run(&dir),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Score(arguments) => score::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    }
+}
+
+/// The reader of our output has gone, as `head` does: nothing to complain about.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

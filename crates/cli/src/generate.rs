@@ -1,0 +1,204 @@
+//! `textgen generate`
+
+use std::{
+    io::{BufWriter, Write, stdin, stdout},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Instant,
+};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use triton_textgen::{
+    engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
+    error::Error,
+    options::{OptionValue, RequestOptions},
+    text_model::TextModel,
+};
+
+use crate::{jsonl, runtime::RuntimeArguments};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Folder of the artifact
+    dir: PathBuf,
+    /// Texts to generate from, one line of output for each sequence
+    #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    text: Vec<String>,
+    /// Read one JSON object a line from standard input: `text_input` or `input_ids`, and any option by its name
+    #[arg(long)]
+    jsonl: bool,
+    /// Set an option by its name, as in `--set temperature=0.8 --set max_tokens=64`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    options: Vec<String>,
+    #[command(flatten)]
+    runtime: RuntimeArguments,
+}
+
+/// One sequence as it comes out of the engine.
+#[derive(Default)]
+struct Sequence {
+    text: String,
+    token_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    finished: Option<Finished>,
+}
+
+type Outcome = Result<Vec<Sequence>, Error>;
+
+/// Collects the sequences of one request and hands them over when they are complete.
+struct Collector {
+    sequences: Vec<Sequence>,
+    done: Sender<Outcome>,
+}
+
+impl EventSink for Collector {
+    fn update(&mut self, update: &SequenceUpdate<'_>) {
+        let Some(sequence) = self.sequences.get_mut(update.sequence_index) else { return };
+        sequence.text.push_str(update.text);
+        sequence.token_ids.extend_from_slice(update.token_ids);
+        sequence.logprobs.extend_from_slice(update.logprobs);
+        sequence.finished = update.finished;
+    }
+
+    fn complete(self: Box<Self>) {
+        // Nobody listens when the program is on its way out.
+        let _ = self.done.send(Ok(self.sequences));
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        let _ = self.done.send(Err(error));
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut defaults = RequestOptions::default();
+    for option in &arguments.options {
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| anyhow::anyhow!("--set {option}: expected NAME=VALUE"))?;
+        // As in JSON: `0.8` is a number, `true` a truth value, all else text.
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        let object = Map::from_iter([(name.to_owned(), value)]);
+        defaults.set_json(&Value::Object(object).to_string())?;
+    }
+    let model = TextModel::load(&arguments.dir, "textgen", &arguments.runtime.model()?, Arc::new(NoObserver))?;
+    if arguments.jsonl { run_jsonl(&model, &defaults) } else { run_texts(&model, &defaults, &arguments.text) }
+}
+
+fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> anyhow::Result<ExitCode> {
+    let mut jobs = Vec::new();
+    for text in texts {
+        let ids = model.tokenizer.encode_source(text)?;
+        jobs.push(submit(model, options, ids)?);
+    }
+    let mut out = BufWriter::new(stdout().lock());
+    for job in jobs {
+        for sequence in job.recv()?? {
+            writeln!(out, "{}", sequence.text)?;
+        }
+        out.flush()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Requests that are in the engine at once: enough to keep its slots full, few enough that a long input does
+/// not pile up in memory.
+const IN_FLIGHT: usize = 256;
+
+fn run_jsonl(model: &TextModel, defaults: &RequestOptions) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::new(stdout().lock());
+    let mut jobs = std::collections::VecDeque::new();
+    let mut failed = false;
+    for line in jsonl::read(stdin().lock()) {
+        let line = line?;
+        if jobs.len() >= IN_FLIGHT
+            && let Some((id, job)) = jobs.pop_front()
+        {
+            failed |= print(&mut out, &id, job)?;
+        }
+        let job = line.object.and_then(|object| start(model, defaults, object));
+        jobs.push_back((line.id, job));
+    }
+    for (id, job) in jobs {
+        failed |= print(&mut out, &id, job)?;
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn start(
+    model: &TextModel,
+    defaults: &RequestOptions,
+    mut object: Map<String, Value>,
+) -> Result<Receiver<Outcome>, String> {
+    let ids = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| model.tokenizer.encode_source(text))?;
+    let mut options = defaults.clone();
+    options.set_json(&Value::Object(object).to_string()).map_err(|error| error.to_string())?;
+    submit(model, &options, ids).map_err(|error| error.to_string())
+}
+
+fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<Receiver<Outcome>, Error> {
+    let mut options = options.clone();
+    options.set("return_log_probs", OptionValue::Bool(true))?;
+    let options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+    let (done, outcome) = channel();
+    let sequences =
+        std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
+    model.engine.submit(GenerateRequest {
+        id: String::new(),
+        prompts: vec![model.prompt_from_ids(ids, &options.decoder_prefix)],
+        params: Arc::new(options.params),
+        arrival: Instant::now(),
+        deadline: None,
+        sink: Box::new(Collector { sequences, done }),
+    });
+    Ok(outcome)
+}
+
+/// Writes the objects of one request, in the order of the input; true when it failed.
+fn print(
+    out: &mut impl Write,
+    id: &Value,
+    job: Result<Receiver<Outcome>, String>,
+) -> anyhow::Result<bool> {
+    let outcome = match job {
+        Ok(job) => job.recv()?.map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
+    let sequences = match outcome {
+        Ok(sequences) => sequences,
+        Err(error) => {
+            writeln!(out, "{}", json!({"id": id, "error": error}))?;
+            out.flush()?;
+            return Ok(true);
+        }
+    };
+    for (index, sequence) in sequences.into_iter().enumerate() {
+        let finished = sequence.finished;
+        writeln!(
+            out,
+            "{}",
+            json!({
+                "id": id,
+                "sequence_index": index,
+                "text_output": sequence.text,
+                "token_ids": sequence.token_ids,
+                "logprobs": sequence.logprobs,
+                "finish_reason": finished.map(|finished| finished.reason.as_str()),
+                "cumulative_logprob": finished.map(|finished| finished.cumulative_logprob),
+                "num_input_tokens": finished.map(|finished| finished.num_input_tokens),
+                "num_output_tokens": finished.map(|finished| finished.num_output_tokens),
+            })
+        )?;
+    }
+    out.flush()?;
+    Ok(false)
+}

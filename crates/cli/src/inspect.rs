@@ -1,0 +1,66 @@
+//! `textgen inspect`
+
+use std::{
+    collections::BTreeMap,
+    io::{BufWriter, Write, stdout},
+    path::Path,
+    process::ExitCode,
+};
+
+use textgen_artifact::{DECODER_FILE, ENCODER_FILE, Manifest, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat};
+
+pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
+    let manifest = Manifest::read(dir)?;
+    let mut out = BufWriter::new(stdout().lock());
+    let geometry = &manifest.geometry;
+    writeln!(out, "family           {}", manifest.family)?;
+    writeln!(out, "written by       {}", manifest.producer)?;
+    writeln!(out, "layers           {} encoder, {} decoder", geometry.encoder_layers, geometry.decoder_layers)?;
+    writeln!(out, "d_model          {}", geometry.d_model)?;
+    writeln!(
+        out,
+        "cache heads      {} self, {} cross, {} wide",
+        geometry.self_kv_heads, geometry.cross_kv_heads, geometry.head_dim
+    )?;
+    if geometry.state_width > 0 {
+        writeln!(out, "recurrent state  {} wide", geometry.state_width)?;
+    }
+    writeln!(out, "vocabulary       {}", geometry.vocab_size)?;
+    let limit = |tokens: Option<usize>| tokens.map_or("no limit of its own".to_owned(), |n| format!("{n} tokens"));
+    writeln!(out, "longest source   {}", limit(geometry.max_source_tokens))?;
+    writeln!(out, "longest target   {}", limit(geometry.max_target_tokens))?;
+
+    writeln!(out, "\nfiles")?;
+    for file in [ENCODER_FILE, DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+        match std::fs::metadata(dir.join(file)) {
+            Ok(metadata) => writeln!(out, "  {file:<16} {:>14} bytes", metadata.len())?,
+            Err(error) => writeln!(out, "  {file:<16} {error}")?,
+        }
+    }
+
+    writeln!(out, "\nprecision plan")?;
+    let mut formats: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for entry in &manifest.precision_plan {
+        let (tensors, weights) = formats.entry(format_name(entry.format)).or_default();
+        *tensors += 1;
+        *weights += entry.shape.iter().product::<usize>();
+    }
+    for (format, (tensors, weights)) in formats {
+        writeln!(out, "  {format:<14} {tensors:>4} tensors {weights:>14} weights")?;
+    }
+    for entry in &manifest.precision_plan {
+        writeln!(out, "  {:<14} {:?} {}", format_name(entry.format), entry.shape, entry.name)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn format_name(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 => "f32",
+        WeightFormat::F16 => "f16",
+        WeightFormat::Int8Column => "int8 column",
+        WeightFormat::Int8Row => "int8 row",
+        WeightFormat::Int8Block32 => "int8 block 32",
+    }
+}

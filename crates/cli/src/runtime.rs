@@ -1,0 +1,67 @@
+//! Options of every command that runs a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use triton_textgen::{
+    engine::EngineOptions,
+    model::{ExecutorOptions, locate_runtime},
+    text_model::ModelOptions,
+};
+
+#[derive(Args)]
+pub struct RuntimeArguments {
+    /// ONNX Runtime's shared library; by default libonnxruntime.so beside this program, or in textgen/ or
+    /// ../../textgen/ from it
+    #[arg(long, value_name = "FILE", env = "TEXTGEN_RUNTIME_LIBRARY")]
+    runtime_library: Option<PathBuf>,
+    /// Threads of one step; by default as many as this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Sequences decoded at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    max_sequences: u32,
+    /// Longest source, in tokens
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_source_tokens: u32,
+    /// Longest target, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_target_tokens: u32,
+}
+
+impl RuntimeArguments {
+    pub fn threads(&self) -> usize {
+        self.threads
+            .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    pub fn library(&self) -> anyhow::Result<PathBuf> {
+        if let Some(library) = &self.runtime_library {
+            return Ok(library.clone());
+        }
+        let program = std::env::current_exe()?;
+        let beside = program.parent().map(PathBuf::from).unwrap_or_default();
+        // The last is where `make backend` puts it, seen from target/release.
+        let folders = [beside.clone(), beside.join("textgen"), beside.join("../../textgen")];
+        Ok(locate_runtime(&folders).map_err(|error| {
+            error.context("name it with --runtime-library or TEXTGEN_RUNTIME_LIBRARY")
+        })?)
+    }
+
+    pub fn executor(&self) -> ExecutorOptions {
+        ExecutorOptions {
+            intra_op_threads: self.threads(),
+            max_sequences: self.max_sequences as usize,
+            max_source_tokens: self.max_source_tokens as usize,
+            max_target_tokens: self.max_target_tokens as usize,
+        }
+    }
+
+    pub fn model(&self) -> anyhow::Result<ModelOptions> {
+        Ok(ModelOptions {
+            runtime_library: self.library()?,
+            executor: self.executor(),
+            engine: EngineOptions::default(),
+        })
+    }
+}

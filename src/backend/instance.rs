@@ -1,0 +1,152 @@
+//! One instance of a model: a running engine and the thread that sends its responses.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ModelState,
+    mailbox::{MailboxSink, log_failure},
+    sender::Sender,
+};
+use crate::{
+    decoding::SamplingParams,
+    engine::{GenerateRequest, Prompt},
+    error::{Error, Result},
+    metrics::InstanceMetrics,
+    options::ResolvedOptions,
+    protocol::{ClientRequest, Reply, ReplyPlan},
+    text_model::TextModel,
+    triton::{Instance, InstanceKind, Request, ResponseStream, Timings, monotonic_ns},
+};
+
+/// What one instance owns. Dropped in the order of the fields: the engine drains, then what it said is sent.
+pub struct InstanceState {
+    text_model: TextModel,
+    sender: Sender,
+    model: Arc<ModelState>,
+}
+
+/// A request that has been checked, without the stream that answers it.
+struct Prepared {
+    prompts: Vec<Prompt>,
+    params: SamplingParams,
+    plan: ReplyPlan,
+    deadline: Option<Instant>,
+}
+
+impl InstanceState {
+    /// Loads the model and starts its engine.
+    pub fn new(instance: &Instance) -> Result<Self> {
+        let name = instance.name()?;
+        if let InstanceKind::Gpu { device } = instance.kind()? {
+            return Err(Error::unsupported(format!(
+                "{name} is to run on GPU {device}, but this build of the textgen backend has no GPU executor; \
+                 write `instance_group [ {{ kind: KIND_CPU }} ]` in config.pbtxt"
+            )));
+        }
+        let model: Arc<ModelState> = instance.model()?.state()?;
+        let sender = Sender::start(&name, model.backend.pacer.clone(), model.drain.clone())?;
+        let observer = Arc::new(InstanceMetrics::new(model.metrics.clone()));
+        let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer)
+            .map_err(|error| error.context(&name))?;
+        log::info!(
+            "{name}: {} from {}, {} sequences at once, {} threads",
+            text_model.manifest.family,
+            model.artifact.display(),
+            model.config.options.max_sequences,
+            model.config.options.intra_op_threads
+        );
+        Ok(Self { text_model, sender, model })
+    }
+
+    /// Takes the requests of one Execute call. Each is read and released here; its answers come later, from
+    /// the sender's thread.
+    pub fn execute(&self, instance: &Instance, requests: Vec<(Request, ResponseStream)>) {
+        let count = requests.len();
+        let start = monotonic_ns();
+        for (request, responses) in requests {
+            // A panic ends one request: its stream answers while it is dropped, and the others go on.
+            let accepted = catch_unwind(AssertUnwindSafe(|| self.accept(instance, request, responses)));
+            if accepted.is_err() {
+                log::error!("a request made the textgen backend panic; this is a defect");
+            }
+        }
+        instance.report_batch(count, Timings { start, read: monotonic_ns() });
+    }
+
+    fn accept(&self, instance: &Instance, request: Request, responses: ResponseStream) {
+        let arrival = Instant::now();
+        let start = monotonic_ns();
+        let id = request.id().unwrap_or_default();
+        let prepared = self.prepare(&request, arrival);
+        let timings = Timings { start, read: monotonic_ns() };
+        instance.report_and_release(request, prepared.is_ok(), timings);
+        match prepared {
+            Ok(prepared) => self.submit(id, prepared, responses, arrival),
+            Err(error) => {
+                log_failure(&id, &error);
+                self.model.metrics.refused(arrival.elapsed());
+                self.model.backend.pacer.acquire();
+                responses.fail(&error);
+            }
+        }
+    }
+
+    fn prepare(&self, request: &Request, arrival: Instant) -> Result<Prepared> {
+        let config = &self.model.config;
+        let content = request.read(config.max_input_bytes)?;
+        let client = ClientRequest::parse(&content, &self.model.interface)?;
+        let TextModel { manifest, tokenizer, .. } = &self.text_model;
+        let mut options = client.options.resolve(&manifest.generation, tokenizer)?;
+
+        let samples = options.params.num_return_sequences;
+        let sequences = client.texts.len().saturating_mul(samples);
+        if sequences > config.max_request_sequences {
+            return Err(Error::invalid_argument(format!(
+                "the request asks for {sequences} sequences ({} texts × {samples}), at most {} are allowed; send \
+                 several requests, or raise the configuration key `max_request_sequences`",
+                client.texts.len(),
+                config.max_request_sequences
+            )));
+        }
+        let plan = ReplyPlan::new(&client, &options, &self.model.interface)?;
+        options.params.logprobs |= plan.needs_logprobs();
+        let prompts = client.texts.iter().map(|text| self.prompt(text, &options)).collect::<Result<_>>()?;
+        let timeout: Option<Duration> = config.request_timeout.into_iter().chain(client.timeout).min();
+        Ok(Prepared {
+            prompts,
+            params: options.params,
+            plan,
+            deadline: timeout.and_then(|timeout| arrival.checked_add(timeout)),
+        })
+    }
+
+    fn prompt(&self, text: &str, options: &ResolvedOptions) -> Result<Prompt> {
+        let source = self.text_model.tokenizer.encode_source(text)?;
+        let per_source_token = self.text_model.manifest.generation.max_new_tokens_per_source_token;
+        let max_new_tokens =
+            per_source_token.map(|factor| ((factor * source.len() as f32).ceil() as usize).max(1));
+        Ok(Prompt { source, decoder_prefix: options.decoder_prefix.clone(), max_new_tokens })
+    }
+
+    fn submit(&self, id: String, prepared: Prepared, responses: ResponseStream, arrival: Instant) {
+        let sink = MailboxSink::new(
+            id.clone(),
+            Reply::new(prepared.plan),
+            responses,
+            self.sender.queue(),
+            self.model.drain.clone(),
+        );
+        self.text_model.engine.submit(GenerateRequest {
+            id,
+            prompts: prepared.prompts,
+            params: Arc::new(prepared.params),
+            arrival,
+            deadline: prepared.deadline,
+            sink: Box::new(sink),
+        });
+    }
+}

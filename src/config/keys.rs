@@ -1,0 +1,348 @@
+//! Every configuration key, once.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    engine::EngineOptions,
+    error::{Error, Result},
+    text_model::ModelOptions,
+};
+
+/// A key whose value is a whole number.
+struct Key {
+    name: &'static str,
+    min: u64,
+    max: u64,
+    /// None where it depends on the machine.
+    default: Option<u64>,
+    scope: Scope,
+}
+
+/// Where a key may be set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// In a model's configuration, or for all models on the server's command line.
+    Model,
+    /// On the server's command line only: it bounds the process.
+    Process,
+}
+
+/// Threads of one model step, per instance. More help until the memory bandwidth is used up; more than the
+/// processors that the process may use slow every step down. Default: those processors.
+const INTRA_OP_THREADS: Key = model("intra_op_threads", 1, 1024, None);
+/// Sequences decoded at once, per instance. Each holds its caches all the time, so memory grows with it; more
+/// share one reading of the weights, so throughput grows until arithmetic is the bound.
+const MAX_SEQUENCES: Key = model("max_sequences", 1, 4096, Some(32));
+/// Longest source in tokens; a longer one is refused. Memory of the cross-attention caches grows with it.
+const MAX_SOURCE_TOKENS: Key = model("max_source_tokens", 1, 1 << 20, Some(512));
+/// Longest target in tokens, a forced prefix included. Memory of the self-attention caches grows with it.
+const MAX_TARGET_TOKENS: Key = model("max_target_tokens", 1, 1 << 20, Some(256));
+/// Requests that may wait, per instance; one more is answered UNAVAILABLE at once.
+const MAX_QUEUE_REQUESTS: Key = model("max_queue_requests", 1, 1 << 20, Some(1024));
+/// Source tokens that one run of the encoder may hold. More let waiting requests start sooner; running
+/// streams stand still meanwhile.
+const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(2048));
+/// Sequences (texts × `num_return_sequences`) that one request may ask for.
+const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, Some(1024));
+/// Bytes of all inputs of one request together.
+const MAX_INPUT_BYTES: Key = model("max_input_bytes", 1, 1 << 32, Some(1 << 20));
+/// Time for a whole request in milliseconds, waiting included; past it the request is answered UNAVAILABLE.
+/// A request's own `timeout` can only shorten it. 0 means no limit: then only a cancelled request ends early.
+const REQUEST_TIMEOUT_MS: Key = model("request_timeout_ms", 0, 1 << 40, Some(300_000));
+/// Time in milliseconds that running requests get to finish once the model is being unloaded or the server
+/// shuts down; what is left is answered UNAVAILABLE. Keep it below the server's `--exit-timeout-secs`.
+const DRAIN_TIMEOUT_MS: Key = model("drain_timeout_ms", 0, 1 << 40, Some(20_000));
+/// Responses that all models together send in a second; pieces of text that come faster are merged into
+/// fewer responses. The server's HTTP door loses responses, without a word, when they come much faster than
+/// it writes them.
+const MAX_RESPONSES_PER_SECOND: Key = Key {
+    name: "max_responses_per_second",
+    min: 1,
+    max: 1_000_000,
+    default: Some(10_000),
+    scope: Scope::Process,
+};
+/// Path of ONNX Runtime's shared library; a relative one starts at the model's folder. Default: the file
+/// `libonnxruntime.so`, or the last `libonnxruntime.so.*`, beside the plugin.
+const RUNTIME_LIBRARY: &str = "runtime_library";
+
+const NUMBERS: [&Key; 11] = [
+    &INTRA_OP_THREADS,
+    &MAX_SEQUENCES,
+    &MAX_SOURCE_TOKENS,
+    &MAX_TARGET_TOKENS,
+    &MAX_QUEUE_REQUESTS,
+    &MAX_ENCODE_TOKENS,
+    &MAX_REQUEST_SEQUENCES,
+    &MAX_INPUT_BYTES,
+    &REQUEST_TIMEOUT_MS,
+    &DRAIN_TIMEOUT_MS,
+    &MAX_RESPONSES_PER_SECOND,
+];
+
+/// Keys that the server itself puts beside ours on the command line.
+const SERVER_KEYS: [&str; 5] = [
+    "auto-complete-config",
+    "backend-directory",
+    "min-compute-capability",
+    "default-max-batch-size",
+    "version",
+];
+
+const fn model(name: &'static str, min: u64, max: u64, default: Option<u64>) -> Key {
+    Key { name, min, max, default, scope: Scope::Model }
+}
+
+/// What the server's command line says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackendConfig {
+    settings: BTreeMap<String, String>,
+}
+
+impl BackendConfig {
+    /// Reads the backend's configuration, `{"cmdline": {key: value}}`.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let mut settings = BTreeMap::new();
+        for (key, value) in json.get("cmdline").and_then(Value::as_object).into_iter().flatten() {
+            if SERVER_KEYS.contains(&key.as_str()) {
+                continue;
+            }
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            check_name(key)
+                .and_then(|()| check_number(key, &value))
+                .map_err(|error| error.context(format_args!("--backend-config=textgen,{key}={value}")))?;
+            settings.insert(key.clone(), value);
+        }
+        Ok(Self { settings })
+    }
+
+    /// See [`MAX_RESPONSES_PER_SECOND`].
+    pub fn max_responses_per_second(&self) -> Result<u64> {
+        Settings { model: &BTreeMap::new(), process: &self.settings }.number(&MAX_RESPONSES_PER_SECOND)
+    }
+}
+
+/// How one model is served.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// For the model itself.
+    pub options: ModelOptions,
+    /// Sequences that one request may ask for.
+    pub max_request_sequences: usize,
+    /// Bytes of all inputs of one request together.
+    pub max_input_bytes: usize,
+    /// Time for a whole request; none is no limit.
+    pub request_timeout: Option<Duration>,
+}
+
+impl ModelConfig {
+    /// Reads the `parameters` of a model's configuration, `{key: {"string_value": value}}`, over the command
+    /// line's defaults. `plugin` is the path of the plugin's library, `model_folder` that of the model.
+    pub fn parse(
+        config: &Value,
+        backend: &BackendConfig,
+        plugin: &Path,
+        model_folder: &Path,
+    ) -> Result<Self> {
+        let mut own = BTreeMap::new();
+        for (key, value) in config.get("parameters").and_then(Value::as_object).into_iter().flatten() {
+            let context = format!("config.pbtxt, parameters[{key}]");
+            check_name(key).map_err(|error| error.context(&context))?;
+            if NUMBERS.iter().any(|number| number.name == key && number.scope == Scope::Process) {
+                return Err(Error::invalid_argument(format!(
+                    "{context}: it bounds the whole server; give it as --backend-config=textgen,{key}=VALUE"
+                )));
+            }
+            let value = value.get("string_value").and_then(Value::as_str).ok_or_else(|| {
+                Error::invalid_argument(format!("{context}: expected {{ string_value: \"…\" }}"))
+            })?;
+            check_number(key, value).map_err(|error| error.context(&context))?;
+            own.insert(key.clone(), value.to_owned());
+        }
+
+        let settings = Settings { model: &own, process: &backend.settings };
+        let count = |key| Ok::<_, Error>(settings.number(key)? as usize);
+        let duration = |key| Ok::<_, Error>(Duration::from_millis(settings.number(key)?));
+        let runtime_library = match settings.text(RUNTIME_LIBRARY) {
+            Some(path) => model_folder.join(path),
+            None => runtime_beside(plugin)?,
+        };
+        Ok(Self {
+            options: ModelOptions {
+                runtime_library,
+                intra_op_threads: count(&INTRA_OP_THREADS)?,
+                max_sequences: count(&MAX_SEQUENCES)?,
+                max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
+                max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                engine: EngineOptions {
+                    max_queue_requests: count(&MAX_QUEUE_REQUESTS)?,
+                    max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
+                    drain_timeout: duration(&DRAIN_TIMEOUT_MS)?,
+                },
+            },
+            max_request_sequences: count(&MAX_REQUEST_SEQUENCES)?,
+            max_input_bytes: count(&MAX_INPUT_BYTES)?,
+            request_timeout: Some(duration(&REQUEST_TIMEOUT_MS)?).filter(|timeout| !timeout.is_zero()),
+        })
+    }
+}
+
+/// A model's own settings over those of the process.
+struct Settings<'a> {
+    model: &'a BTreeMap<String, String>,
+    process: &'a BTreeMap<String, String>,
+}
+
+impl Settings<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.model.get(name).or_else(|| self.process.get(name)).map(String::as_str)
+    }
+
+    fn number(&self, key: &Key) -> Result<u64> {
+        match self.text(key.name) {
+            Some(text) => key.parse(text),
+            None => Ok(key.default.unwrap_or_else(|| available_threads() as u64)),
+        }
+    }
+}
+
+impl Key {
+    fn parse(&self, text: &str) -> Result<u64> {
+        let Self { name, min, max, .. } = self;
+        text.trim().parse().ok().filter(|number| (min..=max).contains(&number)).ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "`{name}` is {text:?}, expected a whole number from {min} to {max}"
+            ))
+        })
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let mut known = NUMBERS.iter().map(|key| key.name).chain([RUNTIME_LIBRARY]);
+    if known.clone().any(|key| key == name) {
+        return Ok(());
+    }
+    let mut list: Vec<&str> = known.by_ref().collect();
+    list.sort_unstable();
+    Err(Error::invalid_argument(format!("unknown key; known are {}", list.join(", "))))
+}
+
+fn check_number(name: &str, value: &str) -> Result<()> {
+    match NUMBERS.iter().find(|key| key.name == name) {
+        Some(key) => key.parse(value).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Processors that this process may use: its affinity and its control group's quota, both.
+pub fn available_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// ONNX Runtime's library in the folder of the plugin.
+fn runtime_beside(plugin: &Path) -> Result<PathBuf> {
+    const NAME: &str = "libonnxruntime.so";
+    let folder = plugin.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let plain = folder.join(NAME);
+    if plain.is_file() {
+        return Ok(plain);
+    }
+    let versioned =
+        folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.strip_prefix(NAME).is_some_and(|rest| rest.starts_with('.'))
+        });
+    versioned.max().ok_or_else(|| {
+        Error::not_found(format!(
+            "ONNX Runtime's library was not found: tried {} and {}.*; put it there, or set the configuration \
+             key `{RUNTIME_LIBRARY}`",
+            plain.display(),
+            plain.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(parameters: &[(&str, &str)], cmdline: Value) -> Result<ModelConfig> {
+        let mut all = serde_json::Map::new();
+        all.insert(RUNTIME_LIBRARY.into(), json!({"string_value": "/ort.so"}));
+        for (key, value) in parameters {
+            all.insert((*key).into(), json!({"string_value": value}));
+        }
+        let backend = BackendConfig::parse(&json!({ "cmdline": cmdline }))?;
+        ModelConfig::parse(&json!({ "parameters": all }), &backend, Path::new("/plugin.so"), Path::new("/m"))
+    }
+
+    #[test]
+    fn a_model_overrides_the_command_line_which_overrides_the_default() {
+        let cmdline = json!({"max_sequences": "8", "max_input_bytes": "100", "backend-directory": "/b"});
+        let config = parse(&[("max_sequences", " 4 ")], cmdline).unwrap();
+        assert_eq!(config.options.max_sequences, 4);
+        assert_eq!(config.max_input_bytes, 100);
+        assert_eq!(config.options.max_source_tokens, 512);
+        assert_eq!(config.request_timeout, Some(Duration::from_secs(300)));
+        assert_eq!(config.options.engine.drain_timeout, Duration::from_secs(20));
+        assert!(config.options.intra_op_threads >= 1);
+    }
+
+    #[test]
+    fn zero_means_no_timeout() {
+        assert_eq!(parse(&[("request_timeout_ms", "0")], json!({})).unwrap().request_timeout, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_by_name() {
+        for (key, value, part) in [
+            ("max_sequence", "4", "max_sequences"),
+            ("max_sequences", "0", "from 1 to 4096"),
+            ("max_sequences", "-1", "from 1 to 4096"),
+            ("max_sequences", "many", "\"many\""),
+            ("max_responses_per_second", "10", "--backend-config"),
+        ] {
+            let error = parse(&[(key, value)], json!({})).unwrap_err();
+            assert!(error.message.contains(part) && error.message.contains(key), "{error}");
+        }
+        let error = parse(&[], json!({"max_sequences": "0"})).unwrap_err();
+        assert!(error.message.contains("--backend-config=textgen,max_sequences=0"), "{error}");
+        assert!(parse(&[], json!({"nonsense": "0"})).is_err());
+    }
+
+    #[test]
+    fn defaults_are_in_range_and_names_unique() {
+        for (index, key) in NUMBERS.iter().enumerate() {
+            if let Some(default) = key.default {
+                assert_eq!(key.parse(&default.to_string()).unwrap(), default);
+            }
+            assert!(NUMBERS[..index].iter().all(|other| other.name != key.name), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn the_runtime_is_found_beside_the_plugin() {
+        let folder = tempfile::tempdir().unwrap();
+        let plugin = folder.path().join("libtriton_textgen.so");
+        let error = runtime_beside(&plugin).unwrap_err();
+        assert!(error.message.contains(folder.path().to_str().unwrap()), "{error}");
+        for name in ["libonnxruntime.so.1.20.0", "libonnxruntime.so.1.31.1", "libonnxruntime.sock"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(runtime_beside(&plugin).unwrap(), folder.path().join("libonnxruntime.so.1.31.1"));
+        fs::write(folder.path().join("libonnxruntime.so"), "").unwrap();
+        assert_eq!(runtime_beside(&plugin).unwrap(), folder.path().join("libonnxruntime.so"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Chooses the next token of one sequence.
+
+use std::sync::Arc;
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+use super::{
+    SamplingParams,
+    candidates::{Candidate, Candidates},
+    logits::{log_sum_exp, peak},
+    processors::{Edits, TargetHistory},
+};
+use crate::error::{Error, Result};
+
+/// A token, and what the model thought of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// Its id.
+    pub token: u32,
+    /// Its natural log-probability under the model's own distribution; 0 when nobody asked for it.
+    pub logprob: f32,
+}
+
+/// Buffers of a [`TokenSampler`]. One serves all sequences of an engine, one after the other; nothing in it
+/// outlives a call.
+#[derive(Debug, Default)]
+pub struct SamplerScratch {
+    edits: Edits,
+    candidates: Candidates,
+}
+
+/// Chooses the tokens of one sequence, one after the other.
+///
+/// A choice depends on the parameters, the seed, the logits and the sequence's own past, never on other
+/// sequences. A greedy choice draws no random number, any other draws exactly one.
+#[derive(Debug)]
+pub struct TokenSampler {
+    params: Arc<SamplingParams>,
+    /// ChaCha gives the same numbers on every machine and in every version.
+    rng: ChaCha8Rng,
+    history: TargetHistory,
+}
+
+impl TokenSampler {
+    /// A sampler at the start of a target that holds `start_token` and the forced `prefix`. `seed` is the
+    /// sequence's own: that of the request plus the index of the sequence.
+    pub fn new(params: Arc<SamplingParams>, seed: u64, start_token: u32, prefix: &[u32]) -> Self {
+        let history = TargetHistory::new(&params, start_token, prefix);
+        Self { params, rng: ChaCha8Rng::seed_from_u64(seed), history }
+    }
+
+    /// Chooses the next token and counts it as generated. Overwrites `logits`. After an error the sequence
+    /// cannot go on; other sequences are not affected.
+    pub fn sample(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> Result<Choice> {
+        let params = &*self.params;
+        let SamplerScratch { edits, candidates } = scratch;
+        let normalizer =
+            if params.logprobs { Some(log_sum_exp(logits).ok_or_else(no_distribution)?) } else { None };
+
+        edits.clear();
+        self.history.process(params, logits, edits);
+        let Some(best) = peak(logits) else { return Err(no_distribution()) };
+        if best.logit == f32::NEG_INFINITY {
+            edits.undo(logits);
+            return Err(match peak(logits) {
+                Some(best) if best.logit > f32::NEG_INFINITY => all_forbidden(),
+                _ => no_distribution(),
+            });
+        }
+        let token = if params.temperature > 0.0 {
+            draw(candidates.select(params, logits, best.logit), &mut self.rng).unwrap_or(best.token)
+        } else {
+            best.token
+        };
+        let logprob = normalizer
+            .map_or(0.0, |normalizer| (f64::from(edits.original(logits, token)) - normalizer) as f32);
+        self.history.push(token);
+        Ok(Choice { token, logprob })
+    }
+}
+
+/// Natural log-probability of `token` under `logits`.
+pub fn log_probability(logits: &[f32], token: u32) -> Result<f32> {
+    let Some(&logit) = logits.get(token as usize) else {
+        return Err(Error::invalid_argument(format!(
+            "token {token}: the model has {} tokens; give ids below that",
+            logits.len()
+        )));
+    };
+    let normalizer = log_sum_exp(logits).ok_or_else(no_distribution)?;
+    Ok((f64::from(logit) - normalizer) as f32)
+}
+
+/// Draws one candidate by its weight; none only when there are no candidates.
+fn draw(candidates: &[Candidate], rng: &mut ChaCha8Rng) -> Option<u32> {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    let uniform = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    let target = uniform * total;
+    let mut reached = 0.0;
+    let drawn = candidates.iter().find(|candidate| {
+        reached += f64::from(candidate.weight);
+        reached > target
+    });
+    drawn.or(candidates.last()).map(|candidate| candidate.token)
+}
+
+fn no_distribution() -> Error {
+    Error::internal(
+        "logits: got NaN, positive infinity or nothing but negative infinity, expected finite numbers; the model \
+         or its conversion is damaged, or its precision too low for this input",
+    )
+}
+
+fn all_forbidden() -> Error {
+    Error::invalid_argument(
+        "every token of the vocabulary is forbidden at this step, expected at least one that may follow; relax \
+         bad_words or min_tokens",
+    )
+}
+
+#[cfg(test)]
+mod tests;

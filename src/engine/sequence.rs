@@ -1,0 +1,118 @@
+//! One running sequence: what it feeds next, what it has said, when it ends.
+
+use std::time::Instant;
+
+use super::{CrossView, FinishReason, TextDecoder};
+use crate::decoding::{Choice, SamplingParams, StopMatcher, TokenSampler};
+
+/// A sequence that holds a slot.
+pub struct Sequence {
+    /// Key of its request.
+    pub request: usize,
+    /// Its index within the request.
+    pub index: usize,
+    /// Its slot.
+    pub slot: usize,
+    /// The encoded source it reads.
+    pub cross: CrossView,
+    /// Tokens that the slot holds.
+    pub position: usize,
+    /// Tokens to feed in the next step: at first the start token and the forced prefix, then the last token.
+    pub next: Vec<u32>,
+    /// Chooses its tokens.
+    pub sampler: TokenSampler,
+    /// When its last token came, for the time between tokens.
+    pub last_token: Option<Instant>,
+    /// Tokens generated.
+    pub generated: usize,
+    max_new_tokens: usize,
+    cumulative_logprob: f64,
+    decoder: Box<dyn TextDecoder>,
+    stop: StopMatcher,
+    /// Text from the decoder, before stop words are looked for; kept for its memory.
+    raw: String,
+}
+
+/// What a new sequence starts from.
+pub struct SequenceStart {
+    /// See [`Sequence`].
+    pub request: usize,
+    /// See [`Sequence`].
+    pub index: usize,
+    /// See [`Sequence`].
+    pub slot: usize,
+    /// See [`Sequence`].
+    pub cross: CrossView,
+    /// Start token and forced prefix.
+    pub first_tokens: Vec<u32>,
+    /// New tokens at most; at least 1.
+    pub max_new_tokens: usize,
+}
+
+impl Sequence {
+    pub fn new(
+        start: SequenceStart,
+        sampler: TokenSampler,
+        decoder: Box<dyn TextDecoder>,
+        stop_words: &[String],
+    ) -> Self {
+        Self {
+            request: start.request,
+            index: start.index,
+            slot: start.slot,
+            cross: start.cross,
+            position: 0,
+            next: start.first_tokens,
+            sampler,
+            last_token: None,
+            generated: 0,
+            max_new_tokens: start.max_new_tokens,
+            cumulative_logprob: 0.0,
+            decoder,
+            stop: StopMatcher::new(stop_words),
+            raw: String::new(),
+        }
+    }
+
+    /// The step that fed `self.next` has succeeded and `choice` follows: appends the text that became final
+    /// to `text` and says whether the sequence ends here.
+    pub fn advance(
+        &mut self,
+        choice: Choice,
+        params: &SamplingParams,
+        text: &mut String,
+    ) -> Option<FinishReason> {
+        self.position += self.next.len();
+        self.next.clear();
+        self.next.push(choice.token);
+        self.generated += 1;
+        self.cumulative_logprob += f64::from(choice.logprob);
+        let ended = params.eos_token_ids.contains(&choice.token);
+        self.raw.clear();
+        if !ended {
+            self.decoder.push(choice.token, &mut self.raw);
+        }
+        let reason = if ended {
+            Some(FinishReason::Stop)
+        } else if self.generated >= self.max_new_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        if reason.is_some() {
+            self.decoder.finish(&mut self.raw);
+        }
+        if self.stop.push(&self.raw, text) {
+            return Some(FinishReason::Stop);
+        }
+        if reason.is_some() {
+            self.stop.finish(text);
+        }
+        reason
+    }
+
+    /// Sum of the log-probabilities of its tokens.
+    pub fn cumulative_logprob(&self) -> f32 {
+        self.cumulative_logprob as f32
+    }
+}

@@ -1,0 +1,141 @@
+//! Inputs and outputs bound to memory of our own, without a copy.
+
+use std::{ffi::CString, ptr};
+
+use ort::{
+    AsPointer,
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    session::{IoBinding, Session},
+    sys::ONNXTensorElementDataType as ElementType,
+};
+
+use super::runtime::check;
+use crate::error::{Error, Result};
+
+/// Elements that graphs take.
+pub trait Element: Copy {
+    /// ONNX Runtime's name for it.
+    const TYPE: ElementType;
+}
+
+impl Element for f32 {
+    const TYPE: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+impl Element for i32 {
+    const TYPE: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+}
+impl Element for u8 {
+    const TYPE: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+}
+impl Element for i64 {
+    const TYPE: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+}
+
+/// A tensor's name as ONNX Runtime takes it.
+#[derive(Debug)]
+pub struct TensorName(CString);
+
+impl TensorName {
+    /// Names come from the artifact contract and hold no NUL.
+    pub fn new(name: &str) -> Result<Self> {
+        CString::new(name).map(Self).map_err(|_| Error::internal(format!("tensor name {name:?} holds a NUL")))
+    }
+}
+
+/// A session together with what is bound to it.
+pub struct BoundSession {
+    session: Session,
+    binding: IoBinding,
+    memory: MemoryInfo<'static>,
+}
+
+impl BoundSession {
+    /// Nothing is bound yet.
+    pub fn new(session: Session) -> Result<Self> {
+        let ort = |error: ort::Error| Error::internal(format!("ONNX Runtime binding: {error}"));
+        let binding = session.create_binding().map_err(ort)?;
+        let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
+            .map_err(ort)?;
+        Ok(Self { session, binding, memory })
+    }
+
+    /// The graph's inputs and outputs by name.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Binds `data` as the input `name`.
+    ///
+    /// # Safety
+    /// `data` must hold `dims`' elements and stay valid and unmoved until it is bound anew or the last
+    /// [`BoundSession::run`] is over; while a run is going on nobody else may write it.
+    pub unsafe fn bind_input<T: Element>(
+        &mut self,
+        name: &TensorName,
+        data: *const T,
+        dims: &[i64],
+    ) -> Result<()> {
+        let value = self.value(data.cast_mut(), dims)?;
+        // SAFETY: binding, name and value are live; the binding keeps its own reference to the value.
+        let status =
+            unsafe { (ort::api().BindInput)(self.binding.ptr().cast_mut(), name.0.as_ptr(), value.0) };
+        check(status).map_err(|error| Error::internal(format!("binding input {:?}: {error}", name.0)))
+    }
+
+    /// Binds `data` as the output `name`.
+    ///
+    /// # Safety
+    /// As [`BoundSession::bind_input`]; the run writes `data`, so nobody else may touch it meanwhile.
+    pub unsafe fn bind_output<T: Element>(
+        &mut self,
+        name: &TensorName,
+        data: *mut T,
+        dims: &[i64],
+    ) -> Result<()> {
+        let value = self.value(data, dims)?;
+        // SAFETY: as in `bind_input`.
+        let status =
+            unsafe { (ort::api().BindOutput)(self.binding.ptr().cast_mut(), name.0.as_ptr(), value.0) };
+        check(status).map_err(|error| Error::internal(format!("binding output {:?}: {error}", name.0)))
+    }
+
+    /// Runs the graph over what is bound.
+    pub fn run(&mut self) -> std::result::Result<(), String> {
+        // SAFETY: session and binding are live and belong together; what is bound is valid by the contract
+        // of the bind functions.
+        let status = unsafe {
+            (ort::api().RunWithBinding)(self.session.ptr().cast_mut(), ptr::null(), self.binding.ptr())
+        };
+        check(status)
+    }
+
+    /// A tensor over memory that stays the caller's.
+    fn value<T: Element>(&self, data: *mut T, dims: &[i64]) -> Result<OwnedValue> {
+        let elements: i64 = dims.iter().product();
+        let mut value = ptr::null_mut();
+        // SAFETY: the memory info is live; the caller vouches for `data` and `dims`.
+        let status = unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                self.memory.ptr(),
+                data.cast(),
+                elements as usize * size_of::<T>(),
+                dims.as_ptr(),
+                dims.len(),
+                T::TYPE,
+                &mut value,
+            )
+        };
+        check(status).map_err(|error| Error::internal(format!("tensor of shape {dims:?}: {error}")))?;
+        Ok(OwnedValue(value))
+    }
+}
+
+/// Releases our reference to a value; a binding keeps one of its own.
+struct OwnedValue(*mut ort::sys::OrtValue);
+
+impl Drop for OwnedValue {
+    fn drop(&mut self) {
+        // SAFETY: made by `BoundSession::value` and released only here.
+        unsafe { (ort::api().ReleaseValue)(self.0) }
+    }
+}

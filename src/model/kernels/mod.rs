@@ -1,0 +1,10 @@
+//! Arithmetic of the operators, on plain slices. Each routine is compiled for several instruction sets and
+//! picks the best one of the machine at run time; on one machine a result depends on nothing but its inputs.
+
+mod attention;
+mod exp;
+mod isa;
+mod quantize;
+
+pub use attention::{Bias, Keys, Query, Values, attend, pack_keys, write_key};
+pub use quantize::quantize_row;

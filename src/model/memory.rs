@@ -1,0 +1,48 @@
+//! Memory of the caches. On this device, the CPU, it is anonymous pages, which cost nothing until a slot is
+//! used; whatever moves cache contents goes through here, so that another device can take its place.
+
+use memmap2::MmapMut;
+
+use crate::error::{Error, Result};
+
+/// One zeroed f32 buffer that graphs read and write in place.
+pub struct DeviceBuffer {
+    pages: MmapMut,
+    /// Shape that the graphs see.
+    dims: Vec<i64>,
+}
+
+impl DeviceBuffer {
+    /// Zeroed memory of this shape.
+    pub fn zeroed(name: &str, dims: &[usize]) -> Result<Self> {
+        let bytes = dims
+            .iter()
+            .try_fold(size_of::<f32>(), |bytes, &dim| bytes.checked_mul(dim))
+            .filter(|&bytes| bytes > 0 && isize::try_from(bytes).is_ok())
+            .ok_or_else(|| {
+                Error::invalid_argument(format!("{name}: a cache of shape {dims:?} has no valid size"))
+            })?;
+        let pages = MmapMut::map_anon(bytes).map_err(|error| {
+            Error::invalid_argument(format!(
+                "{name}: {bytes} bytes of cache of shape {dims:?} cannot be reserved: {error}; \
+                 lower max_sequences, max_source_tokens or max_target_tokens"
+            ))
+        })?;
+        Ok(Self { pages, dims: dims.iter().map(|&dim| dim as i64).collect() })
+    }
+
+    /// First byte; page-aligned, and the same for the buffer's whole life.
+    pub fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.pages.as_mut_ptr().cast()
+    }
+
+    /// Shape as the graphs see it.
+    pub fn dims(&self) -> &[i64] {
+        &self.dims
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.pages.len()
+    }
+}

@@ -1,0 +1,111 @@
+//! ONNX Runtime itself: the shared library, its one environment, and sessions made the way we want them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ort::{
+    environment::Environment,
+    operator::OperatorDomain,
+    session::{Session, builder::GraphOptimizationLevel},
+};
+
+use super::operators;
+use crate::error::{Error, Result};
+
+/// The loaded ONNX Runtime. One for the whole process and never dropped: rebuilding an environment after an
+/// unload fails.
+pub struct Runtime {
+    library: PathBuf,
+    environment: Environment,
+    operators: Arc<OperatorDomain>,
+}
+
+// SAFETY: the environment and the operator domain are not changed after construction, and ONNX Runtime lets
+// any thread create sessions from them.
+unsafe impl Send for Runtime {}
+// SAFETY: as above; only shared references are handed out.
+unsafe impl Sync for Runtime {}
+
+static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// The process's runtime; the first call loads `library`, later ones must name the same file.
+    pub fn load(library: &Path) -> Result<&'static Runtime> {
+        let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = *runtime {
+            if runtime.library != library {
+                log::warn!(
+                    "runtime_library: ONNX Runtime is already loaded from {}; {} is not used",
+                    runtime.library.display(),
+                    library.display()
+                );
+            }
+            return Ok(runtime);
+        }
+        if !library.is_file() {
+            return Err(Error::not_found(format!(
+                "ONNX Runtime: no file at {}; put libonnxruntime.so there or name it with runtime_library",
+                library.display()
+            )));
+        }
+        let environment = ort::init_from(library)
+            .map_err(|error| {
+                Error::invalid_argument(format!(
+                    "{}: cannot be loaded as ONNX Runtime: {error}; version 1.31 is expected",
+                    library.display()
+                ))
+            })?
+            .with_name("textgen")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| Error::internal(format!("ONNX Runtime environment: {error}")))?;
+        let operators = Arc::new(
+            operators::domain()
+                .map_err(|error| Error::internal(format!("operators for ONNX Runtime: {error}")))?,
+        );
+        let loaded: &'static Runtime =
+            Box::leak(Box::new(Runtime { library: library.to_owned(), environment, operators }));
+        *runtime = Some(loaded);
+        Ok(loaded)
+    }
+
+    /// Loads a graph with `threads` threads of its own.
+    pub(super) fn session(&self, graph: &Path, threads: usize) -> Result<Session> {
+        let build = || -> ort::Result<Session> {
+            let builder = Session::builder(&self.environment)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(threads)?
+                .with_inter_threads(1)?
+                .with_operators(self.operators.clone())?
+                // A step follows the last within microseconds, but an idle server must not burn its cores.
+                .with_config_entry(
+                    "session.intra_op.spin_duration_us",
+                    if threads > 1 { "200" } else { "0" },
+                )?;
+            let mut builder = builder;
+            builder.commit_from_file(graph)
+        };
+        build().map_err(|error| {
+            Error::invalid_argument(format!(
+                "{}: ONNX Runtime cannot load this graph: {error}; convert the model again",
+                graph.display()
+            ))
+        })
+    }
+}
+
+/// Turns a status of ONNX Runtime's C API into a result, and releases it.
+pub(super) fn check(status: ort::sys::OrtStatusPtr) -> std::result::Result<(), String> {
+    if status.0.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null status is ours to read and to release, once.
+    unsafe {
+        let message = std::ffi::CStr::from_ptr((ort::api().GetErrorMessage)(status.0));
+        let message = message.to_string_lossy().into_owned();
+        (ort::api().ReleaseStatus)(status.0);
+        Err(message)
+    }
+}

@@ -1,0 +1,386 @@
+//! What a request's client has not been told yet.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+use super::{ClientRequest, ModelInterface, TextLayout, schema};
+use crate::{
+    engine::{Finished, SequenceUpdate},
+    error::{Error, Result},
+    options::{OutputOptions, ResolvedOptions},
+    triton::OutputTensor,
+};
+
+/// How a request is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplyPlan {
+    /// One response for each piece, rather than one for everything.
+    stream: bool,
+    layout: TextLayout,
+    /// Outputs to send, in the schema's order.
+    outputs: Vec<&'static str>,
+    /// What each sequence's text begins with: its source when the client wants it repeated.
+    openings: Vec<String>,
+}
+
+impl ReplyPlan {
+    /// Refuses what the model's configuration cannot serve.
+    pub fn new(
+        request: &ClientRequest,
+        options: &ResolvedOptions,
+        interface: &ModelInterface,
+    ) -> Result<Self> {
+        if options.stream && !interface.decoupled {
+            return Err(Error::invalid_argument(
+                "`stream` is true, but this model gives one response for each request; set `stream` to false, or \
+                 serve the model with `model_transaction_policy { decoupled: true }`",
+            ));
+        }
+        let outputs = match &request.outputs {
+            Some(named) => named.clone(),
+            None => chosen_outputs(&options.outputs, options.stream, interface)?,
+        };
+        let samples = options.params.num_return_sequences;
+        let opening = |text: &String| {
+            if options.exclude_input_in_output { String::new() } else { text.clone() }
+        };
+        let openings = request
+            .texts
+            .iter()
+            .flat_map(|text| std::iter::repeat_with(move || opening(text)).take(samples))
+            .collect();
+        Ok(Self { stream: options.stream, layout: request.layout, outputs, openings })
+    }
+
+    /// True when an output needs log-probabilities.
+    pub fn needs_logprobs(&self) -> bool {
+        self.wants(schema::LOGPROBS) || self.wants(schema::CUMULATIVE_LOGPROB)
+    }
+
+    fn wants(&self, output: &str) -> bool {
+        self.outputs.contains(&output)
+    }
+
+    /// Shape of every output of a response about `sequences` sequences.
+    fn shape(&self, sequences: usize) -> Vec<usize> {
+        match self.layout {
+            TextLayout::Flat => vec![sequences],
+            TextLayout::Batch(_) if self.stream => vec![1, sequences],
+            TextLayout::Batch(rows) => vec![rows, sequences / rows.max(1)],
+        }
+    }
+}
+
+/// The outputs that a client wants by its options.
+fn chosen_outputs(
+    options: &OutputOptions,
+    stream: bool,
+    interface: &ModelInterface,
+) -> Result<Vec<&'static str>> {
+    let wanted = [
+        (schema::TEXT_OUTPUT, true),
+        (schema::FINISH_REASON, options.finish_reason),
+        (schema::CUMULATIVE_LOGPROB, options.cumulative_logprob),
+        (schema::LOGPROBS, options.log_probs),
+        (schema::NUM_INPUT_TOKENS, options.num_input_tokens),
+        (schema::NUM_OUTPUT_TOKENS, options.num_output_tokens),
+        // Nobody asks for it, and a model whose configuration leaves it out does without.
+        (schema::SEQUENCE_INDEX, stream && interface.outputs.contains(&schema::SEQUENCE_INDEX)),
+    ];
+    wanted
+        .into_iter()
+        .filter(|&(_, wanted)| wanted)
+        .map(|(name, _)| {
+            if interface.outputs.contains(&name) {
+                return Ok(name);
+            }
+            Err(Error::invalid_argument(format!(
+                "the output `{name}` is asked for, but the model's configuration does not declare it; declare \
+                 it, or no outputs at all"
+            )))
+        })
+        .collect()
+}
+
+/// Gathers the events of a request until they are sent. Pieces that wait are merged, so nothing is lost and
+/// nothing grows beyond the text itself.
+pub struct Reply {
+    plan: ReplyPlan,
+    sequences: Vec<Piece>,
+    /// Sequences with something to send, when streaming; each at most once.
+    ready: VecDeque<usize>,
+    unfinished: usize,
+}
+
+/// The part of one sequence that has not been sent.
+#[derive(Default)]
+struct Piece {
+    text: String,
+    token_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    tokens: usize,
+    finished: Option<Finished>,
+    is_ready: bool,
+}
+
+/// An element of the output `logprobs`.
+#[derive(Serialize)]
+struct TokenLogprob {
+    token_id: u32,
+    logprob: f32,
+}
+
+impl Reply {
+    /// Nothing has been said yet.
+    pub fn new(mut plan: ReplyPlan) -> Self {
+        let openings = std::mem::take(&mut plan.openings);
+        let sequences: Vec<Piece> =
+            openings.into_iter().map(|text| Piece { text, ..Piece::default() }).collect();
+        Self { plan, ready: VecDeque::new(), unfinished: sequences.len(), sequences }
+    }
+
+    /// Takes an event in.
+    pub fn update(&mut self, update: &SequenceUpdate<'_>) {
+        let Some(piece) = self.sequences.get_mut(update.sequence_index) else {
+            log::error!("the engine spoke of sequence {}, which does not exist", update.sequence_index);
+            return;
+        };
+        piece.text.push_str(update.text);
+        piece.tokens += update.token_ids.len();
+        if self.plan.outputs.contains(&schema::LOGPROBS) {
+            piece.token_ids.extend_from_slice(update.token_ids);
+            piece.logprobs.extend_from_slice(update.logprobs);
+        }
+        if update.finished.is_some() {
+            piece.finished = update.finished;
+            self.unfinished = self.unfinished.saturating_sub(1);
+        }
+        // Tokens whose text is held back wait for it.
+        let sendable = !piece.text.is_empty() || piece.finished.is_some();
+        if self.plan.stream && sendable && !piece.is_ready {
+            piece.is_ready = true;
+            self.ready.push_back(update.sequence_index);
+        }
+    }
+
+    /// True when responses are sent piece by piece.
+    pub fn is_stream(&self) -> bool {
+        self.plan.stream
+    }
+
+    /// True when a piece could be sent now.
+    pub fn has_piece(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// True until every sequence has finished.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished > 0
+    }
+
+    /// Forgets what has not been sent: nobody listens any more.
+    pub fn discard(&mut self) {
+        self.ready.clear();
+    }
+
+    /// The next piece of a stream.
+    pub fn next_piece(&mut self) -> Option<Result<Vec<OutputTensor>>> {
+        let index = self.ready.pop_front()?;
+        let piece = std::mem::take(&mut self.sequences[index]);
+        Some(self.response(&[(index, piece)]))
+    }
+
+    /// The one response of a request that does not stream.
+    pub fn whole(&mut self) -> Result<Vec<OutputTensor>> {
+        let sequences: Vec<(usize, Piece)> =
+            std::mem::take(&mut self.sequences).into_iter().enumerate().collect();
+        self.response(&sequences)
+    }
+
+    fn response(&self, pieces: &[(usize, Piece)]) -> Result<Vec<OutputTensor>> {
+        let shape = self.plan.shape(pieces.len());
+        let finished = || pieces.iter().filter_map(|(_, piece)| piece.finished);
+        // A piece in the middle has no totals to tell.
+        let complete = finished().count() == pieces.len();
+        let output = |&name: &&'static str| {
+            Ok(Some(match name {
+                schema::TEXT_OUTPUT => {
+                    OutputTensor::strings(name, &shape, pieces.iter().map(|(_, piece)| piece.text.as_str()))?
+                }
+                schema::LOGPROBS => {
+                    let json = pieces
+                        .iter()
+                        .map(|(_, piece)| logprobs_json(piece))
+                        .collect::<Result<Vec<String>>>()?;
+                    OutputTensor::strings(name, &shape, json.iter().map(String::as_str))?
+                }
+                schema::NUM_OUTPUT_TOKENS => {
+                    OutputTensor::counts(name, &shape, pieces.iter().map(|(_, piece)| piece.tokens))
+                }
+                schema::SEQUENCE_INDEX => {
+                    OutputTensor::counts(name, &shape, pieces.iter().map(|&(index, _)| index))
+                }
+                schema::FINISH_REASON if complete => {
+                    OutputTensor::strings(name, &shape, finished().map(|end| end.reason.as_str()))?
+                }
+                schema::CUMULATIVE_LOGPROB if complete => {
+                    OutputTensor::floats(name, &shape, finished().map(|end| end.cumulative_logprob))
+                }
+                schema::NUM_INPUT_TOKENS if complete => {
+                    OutputTensor::counts(name, &shape, finished().map(|end| end.num_input_tokens))
+                }
+                _ => return Ok(None),
+            }))
+        };
+        self.plan.outputs.iter().filter_map(|name| output(name).transpose()).collect()
+    }
+}
+
+fn logprobs_json(piece: &Piece) -> Result<String> {
+    let tokens: Vec<TokenLogprob> = piece
+        .token_ids
+        .iter()
+        .zip(&piece.logprobs)
+        .map(|(&token_id, &logprob)| TokenLogprob { token_id, logprob })
+        .collect();
+    serde_json::to_string(&tokens)
+        .map_err(|error| Error::internal(format!("log-probabilities could not be written: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::FinishReason;
+
+    fn plan(stream: bool, layout: TextLayout, openings: &[&str]) -> ReplyPlan {
+        ReplyPlan {
+            stream,
+            layout,
+            outputs: schema::OUTPUTS.iter().map(|spec| spec.name).collect(),
+            openings: openings.iter().map(|&text| text.to_owned()).collect(),
+        }
+    }
+
+    fn update<'a>(index: usize, text: &'a str, tokens: &'a [u32]) -> SequenceUpdate<'a> {
+        SequenceUpdate {
+            sequence_index: index,
+            text,
+            token_ids: tokens,
+            logprobs: &[-0.5, -1.5, -2.5][..tokens.len()],
+            finished: None,
+        }
+    }
+
+    fn last<'a>(index: usize, text: &'a str, tokens: &'a [u32]) -> SequenceUpdate<'a> {
+        let finished = Finished {
+            reason: FinishReason::Stop,
+            cumulative_logprob: -2.0,
+            num_input_tokens: 4,
+            num_output_tokens: 3,
+        };
+        SequenceUpdate { finished: Some(finished), ..update(index, text, tokens) }
+    }
+
+    fn find<'a>(response: &'a [OutputTensor], name: &str) -> Option<&'a OutputTensor> {
+        response.iter().find(|output| output.name() == name)
+    }
+
+    fn texts(output: &OutputTensor) -> Vec<String> {
+        let mut rest = output.data();
+        let mut texts = Vec::new();
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let (text, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+            texts.push(String::from_utf8(text.to_vec()).unwrap());
+            rest = after;
+        }
+        texts
+    }
+
+    fn counts(output: &OutputTensor) -> Vec<i32> {
+        output.data().as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
+    }
+
+    #[test]
+    fn without_streaming_one_response_holds_every_sequence_in_order() {
+        let mut reply = Reply::new(plan(false, TextLayout::Batch(2), &["", "", "", ""]));
+        for (index, text) in [(3, "d"), (1, "b"), (0, "a"), (2, "c")] {
+            reply.update(&update(index, text, &[1, 2]));
+            assert!(!reply.has_piece());
+            reply.update(&last(index, "!", &[9]));
+        }
+        assert!(!reply.is_unfinished());
+        let response = reply.whole().unwrap();
+        assert_eq!(response.len(), schema::OUTPUTS.len());
+        assert!(response.iter().all(|output| output.shape() == [2, 2]));
+        assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["a!", "b!", "c!", "d!"]);
+        assert_eq!(counts(find(&response, schema::SEQUENCE_INDEX).unwrap()), [0, 1, 2, 3]);
+        assert_eq!(counts(find(&response, schema::NUM_OUTPUT_TOKENS).unwrap()), [3; 4]);
+        assert_eq!(
+            texts(find(&response, schema::LOGPROBS).unwrap())[0],
+            r#"[{"token_id":1,"logprob":-0.5},{"token_id":2,"logprob":-1.5},{"token_id":9,"logprob":-0.5}]"#
+        );
+    }
+
+    #[test]
+    fn pieces_that_wait_are_merged_and_sequences_take_turns() {
+        let mut reply = Reply::new(plan(true, TextLayout::Flat, &["", ""]));
+        reply.update(&update(0, "a", &[1]));
+        reply.update(&update(1, "x", &[2]));
+        reply.update(&update(0, "b", &[3, 4]));
+        let mut next = || reply.next_piece().map(Result::unwrap);
+        let (first, second) = (next().unwrap(), next().unwrap());
+        assert!(next().is_none());
+        assert_eq!(texts(find(&first, schema::TEXT_OUTPUT).unwrap()), ["ab"]);
+        assert_eq!(counts(find(&first, schema::NUM_OUTPUT_TOKENS).unwrap()), [3]);
+        assert_eq!(counts(find(&second, schema::SEQUENCE_INDEX).unwrap()), [1]);
+        assert!(find(&first, schema::FINISH_REASON).is_none());
+        reply.update(&last(0, "", &[5]));
+        let end = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&end, schema::TEXT_OUTPUT).unwrap()), [""]);
+        assert_eq!(counts(find(&end, schema::NUM_OUTPUT_TOKENS).unwrap()), [1]);
+        assert_eq!(texts(find(&end, schema::FINISH_REASON).unwrap()), ["stop"]);
+        assert!(reply.is_unfinished());
+    }
+
+    #[test]
+    fn tokens_without_text_wait_for_it() {
+        let mut reply = Reply::new(plan(true, TextLayout::Batch(1), &[""]));
+        reply.update(&update(0, "", &[1]));
+        assert!(!reply.has_piece());
+        reply.update(&update(0, "é", &[2]));
+        let piece = reply.next_piece().unwrap().unwrap();
+        assert_eq!(counts(find(&piece, schema::NUM_OUTPUT_TOKENS).unwrap()), [2]);
+        assert!(piece.iter().all(|output| output.shape() == [1, 1]));
+    }
+
+    #[test]
+    fn a_repeated_source_opens_the_first_piece_only() {
+        let mut reply = Reply::new(plan(true, TextLayout::Flat, &["source "]));
+        reply.update(&update(0, "a", &[1]));
+        let first = reply.next_piece().unwrap().unwrap();
+        reply.update(&last(0, "b", &[2]));
+        let second = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&first, schema::TEXT_OUTPUT).unwrap()), ["source a"]);
+        assert_eq!(texts(find(&second, schema::TEXT_OUTPUT).unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn outputs_follow_the_options_within_the_configuration() {
+        let interface = |outputs: &[&'static str]| ModelInterface {
+            batched: false,
+            decoupled: true,
+            outputs: outputs.to_vec(),
+        };
+        let all = interface(&schema::OUTPUTS.iter().map(|spec| spec.name).collect::<Vec<_>>());
+        let options = OutputOptions { finish_reason: true, ..OutputOptions::default() };
+        assert_eq!(
+            chosen_outputs(&options, true, &all).unwrap(),
+            [schema::TEXT_OUTPUT, schema::FINISH_REASON, schema::SEQUENCE_INDEX]
+        );
+        let text_only = interface(&[schema::TEXT_OUTPUT]);
+        assert!(chosen_outputs(&options, false, &text_only).is_err());
+        let nothing = OutputOptions::default();
+        assert_eq!(chosen_outputs(&nothing, true, &text_only).unwrap(), [schema::TEXT_OUTPUT]);
+    }
+}

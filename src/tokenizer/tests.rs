@@ -1,0 +1,333 @@
+//! Every stream of pieces against the crate's own decoding of all tokens at once; encoding of hostile text;
+//! refusal of what cannot be streamed.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::error::ErrorKind;
+
+/// Pieces that try what a decoder may trip over; `<0xE2>` to `<0x81>` spell the Metaspace character.
+const PIECES: [&str; 34] = [
+    "▁",
+    "▁the",
+    "a",
+    "▁▁b",
+    "c▁d",
+    "▁e▁",
+    "中",
+    "▁国",
+    "😀",
+    "é",
+    "e\u{301}",
+    " x",
+    "x ",
+    "",
+    "<0x",
+    "<0xZZ>",
+    "<0x+A>",
+    "\u{fffd}",
+    "Ġg",
+    "ġ",
+    "<0x20>",
+    "<0xE4>",
+    "<0xB8>",
+    "<0xAD>",
+    "<0xF0>",
+    "<0x9F>",
+    "<0x98>",
+    "<0x80>",
+    "<0xE2>",
+    "<0x96>",
+    "<0x81>",
+    "<0xFF>",
+    "<0x41>",
+    "▁<0x41>",
+];
+
+fn added_tokens(first: usize) -> Value {
+    let token = |id: usize, content: &str, special: bool| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": special})
+    };
+    json!([
+        token(first, "</s>", true),
+        token(first + 1, "<extra_id_0>", true),
+        token(first + 2, "▁added▁", false)
+    ])
+}
+
+/// Unigram over [`PIECES`] with three added tokens, two of them special, and the given decoder.
+fn unigram(decoder: Value) -> Value {
+    let mut vocab = vec![json!(["<unk>", 0.0])];
+    vocab.extend(PIECES.iter().enumerate().map(|(i, piece)| json!([piece, -1.0 - i as f64])));
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": added_tokens(vocab.len()),
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+        "decoder": decoder,
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true, "vocab": vocab},
+    })
+}
+
+/// BPE over GPT-2's byte characters, with a few merges that split and join characters.
+fn byte_level_bpe() -> Value {
+    let mut vocab = serde_json::Map::new();
+    let characters = (0_u32..0x144).filter_map(char::from_u32).filter(|&c| pieces::byte_of(c).is_some());
+    for character in characters {
+        let id = vocab.len();
+        vocab.insert(character.to_string(), json!(id));
+    }
+    for piece in ["ĠĠ", "ä¸", "Ń😀", "ðŁĺ", "not bytes"] {
+        let id = vocab.len();
+        vocab.insert(piece.to_owned(), json!(id));
+    }
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": added_tokens(vocab.len()),
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+}
+
+fn metaspace(scheme: &str) -> Value {
+    json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true})
+}
+
+fn replace() -> Value {
+    json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "})
+}
+
+fn strip(start: usize, stop: usize) -> Value {
+    json!({"type": "Strip", "content": " ", "start": start, "stop": stop})
+}
+
+fn sequence(decoders: &[Value]) -> Value {
+    json!({"type": "Sequence", "decoders": decoders})
+}
+
+fn fallback() -> Value {
+    json!({"type": "ByteFallback"})
+}
+
+fn fuse() -> Value {
+    json!({"type": "Fuse"})
+}
+
+fn load(json: &Value) -> Result<Tokenizer> {
+    Tokenizer::from_json(json.to_string().as_bytes(), true, &[])
+}
+
+fn streamable() -> Vec<Tokenizer> {
+    let decoders = [
+        Value::Null,
+        metaspace("always"),
+        metaspace("first"),
+        metaspace("never"),
+        fallback(),
+        fuse(),
+        replace(),
+        sequence(&[replace(), fallback(), fuse(), strip(1, 0)]),
+        sequence(&[replace(), fallback(), fuse(), strip(3, 0)]),
+        sequence(&[replace(), fallback(), fuse()]),
+        sequence(&[fallback(), metaspace("always")]),
+        sequence(&[fallback(), sequence(&[metaspace("first"), fuse()]), strip(1, 0)]),
+        sequence(&[strip(1, 0), fallback(), strip(1, 0), replace()]),
+        sequence(&[
+            json!({"type": "Replace", "pattern": {"Regex": "[▁c]+"}, "content": "<0x41>"}),
+            fallback(),
+        ]),
+    ];
+    let mut tokenizers: Vec<Tokenizer> =
+        decoders.into_iter().map(|decoder| load(&unigram(decoder)).unwrap()).collect();
+    tokenizers.push(load(&byte_level_bpe()).unwrap());
+    tokenizers
+}
+
+/// The pieces after each token, and the last one.
+fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+    let mut detokenizer = tokenizer.detokenizer();
+    let mut pieces: Vec<String> = ids
+        .iter()
+        .map(|&id| {
+            let mut piece = String::new();
+            detokenizer.push(id, &mut piece);
+            piece
+        })
+        .collect();
+    let mut last = String::new();
+    detokenizer.finish(&mut last);
+    pieces.push(last);
+    pieces
+}
+
+fn ids(tokenizer: &Tokenizer, pieces: &[&str]) -> Vec<u32> {
+    pieces.iter().map(|piece| tokenizer.token_to_id(piece).unwrap()).collect()
+}
+
+#[test]
+fn every_pair_and_triple_of_tokens_joins_to_the_decoded_text() {
+    for tokenizer in streamable() {
+        let size = tokenizer.vocab_size().min(60) as u32 + 1;
+        for a in 0..size {
+            for b in 0..size {
+                for ids in [vec![a, b], vec![1, a, b], vec![a, 22, b]] {
+                    let expected = tokenizer.vocabulary.decode(&ids, true).unwrap();
+                    assert_eq!(stream(&tokenizer, &ids).concat(), expected, "{ids:?}");
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_pieces_join_to_the_decoded_text(random in prop::collection::vec(any::<u16>(), 0..60), bytes in any::<bool>()) {
+        for tokenizer in streamable_once() {
+            // Beyond the vocabulary too; and mostly byte tokens, so that runs are long.
+            let size = tokenizer.vocab_size() as u32 + 1;
+            let ids: Vec<u32> = random
+                .iter()
+                .map(|&r| if bytes && r % 8 > 0 { 21 + u32::from(r / 8) % 12 } else { u32::from(r) % size })
+                .collect();
+            let expected = tokenizer.vocabulary.decode(&ids, true).unwrap();
+            prop_assert_eq!(stream(tokenizer, &ids).concat(), expected);
+        }
+    }
+
+    #[test]
+    fn encoded_text_comes_back(text in "[ -~\u{e9}中国😀\u{301}]{0,40}") {
+        let tokenizer = streamable_once().last().unwrap();
+        let ids = tokenizer.encode_target(&text).unwrap();
+        prop_assert_eq!(stream(tokenizer, &ids).concat(), text);
+    }
+}
+
+fn streamable_once() -> &'static [Tokenizer] {
+    static TOKENIZERS: std::sync::LazyLock<Vec<Tokenizer>> = std::sync::LazyLock::new(streamable);
+    &TOKENIZERS
+}
+
+#[test]
+fn a_character_split_over_tokens_appears_when_it_is_complete() {
+    let tokenizer = load(&byte_level_bpe()).unwrap();
+    let tokens = ids(&tokenizer, &["ä¸", "Ń", "ð", "Ł", "ĺ", "Ģ", "a"]);
+    assert_eq!(stream(&tokenizer, &tokens), ["", "中", "", "", "", "😀", "a", ""]);
+    let broken = ids(&tokenizer, &["a", "ä¸", "a", "ð"]);
+    assert_eq!(stream(&tokenizer, &broken), ["a", "", "\u{fffd}a", "", "\u{fffd}"]);
+}
+
+#[test]
+fn a_run_of_bytes_appears_when_it_has_ended() {
+    let tokenizer = load(&unigram(sequence(&[replace(), fallback(), fuse(), strip(1, 0)]))).unwrap();
+    let tokens = ids(&tokenizer, &["▁the", "<0xE4>", "<0xB8>", "</s>", "<0xAD>", "▁国", "<0xE4>", "<0xB8>"]);
+    assert_eq!(stream(&tokenizer, &tokens), ["the", "", "", "", "", "中 国", "", "", "\u{fffd}\u{fffd}"]);
+}
+
+#[test]
+fn only_the_first_token_loses_its_space() {
+    let tokenizer = load(&unigram(metaspace("always"))).unwrap();
+    let tokens = ids(&tokenizer, &["</s>", "▁the", "▁国", "<extra_id_0>", "▁the"]);
+    assert_eq!(stream(&tokenizer, &tokens), ["", "the", " 国", "", " the", ""]);
+}
+
+#[test]
+fn a_decoder_that_cannot_be_streamed_is_refused() {
+    for decoder in [
+        json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        json!({"type": "BPEDecoder", "suffix": "</w>"}),
+        json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+        sequence(&[fuse(), strip(0, 1)]),
+        strip(1, 1),
+        sequence(&[fuse(), strip(1, 0), strip(1, 0)]),
+        sequence(&[fuse(), replace()]),
+        sequence(&[fuse(), fallback()]),
+        sequence(&[metaspace("always"), fallback()]),
+        sequence(&[
+            fallback(),
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}),
+        ]),
+    ] {
+        let error = load(&unigram(decoder.clone())).err().unwrap_or_else(|| panic!("{decoder} was accepted"));
+        assert_eq!(error.kind, ErrorKind::Unsupported, "{decoder}: {error}");
+        assert!(error.message.contains("expected"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_tokenizer_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    for content in ["", "{}", "[1]", "{\"version\":\"1.0\",\"model\":{\"type\":\"Nothing\"}}"] {
+        std::fs::write(&path, content).unwrap();
+        let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(error.message.contains("not a tokenizer.json"), "{error}");
+    }
+    let far = json!({"version": "1.0", "added_tokens": [], "model":
+        {"type": "WordLevel", "unk_token": "u", "vocab": {"u": 0, "v": u32::MAX}}});
+    std::fs::write(&path, far.to_string()).unwrap();
+    let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+    assert!(error.message.contains("4294967295"), "{error}");
+}
+
+#[test]
+fn hostile_text_is_encoded_or_refused_without_a_panic() {
+    let long_word = "a".repeat(1 << 20);
+    let long_text = "中 \u{301}😀".repeat(1 << 16);
+    let texts = [
+        "",
+        " ",
+        "\0",
+        "a\0b",
+        "\u{301}\u{301}",
+        "\u{feff}",
+        "\u{10ffff}",
+        "\u{200d}",
+        "<0xE4>",
+        "</s>",
+        "▁",
+        "▁▁ ▁",
+        "\r\n\t",
+        "\u{e000}\u{fffe}",
+        &long_word,
+        &long_text,
+    ];
+    let [unigram, .., bpe] = streamable_once() else { unreachable!() };
+    for tokenizer in [unigram, bpe] {
+        for text in texts {
+            tokenizer.encode_source(text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_suffix_follows_every_source_and_no_target() {
+    let tokenizer =
+        Tokenizer::from_json(unigram(metaspace("always")).to_string().as_bytes(), true, &[35]).unwrap();
+    let [the, end] = ["▁the", "</s>"].map(|piece| tokenizer.token_to_id(piece).unwrap());
+    assert_eq!(end, 35);
+    assert_eq!(tokenizer.encode_source("the").unwrap(), [the, end]);
+    assert_eq!(tokenizer.encode_source("").unwrap(), [end]);
+    assert_eq!(tokenizer.encode_target("the").unwrap(), [the]);
+    assert_eq!(tokenizer.vocab_size(), 38);
+}
+
+#[test]
+fn truncation_of_the_file_is_not_applied() {
+    let mut json = unigram(metaspace("always"));
+    json["truncation"] =
+        json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    assert_eq!(load(&json).unwrap().encode_source("the the the").unwrap().len(), 3);
+}
+
+#[test]
+fn a_panic_of_the_crate_is_an_error() {
+    let got: std::result::Result<(), String> = guarded(|| panic!("went {}", "wrong"));
+    assert_eq!(got, Err("went wrong".to_owned()));
+}
