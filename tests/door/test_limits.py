@@ -5,6 +5,7 @@ import pytest
 
 from harness.grpc_door import error_code, replies
 from harness.metrics import outcomes, running, waiting
+from harness.repository import parameters
 from harness.server import eventually
 from harness.texts import ENGLISH, LASTING, LONG
 
@@ -43,6 +44,12 @@ def test_those_that_wait_are_served_in_the_end(full):
         assert "".join("".join(reply.outputs.get("text_output", [])) for reply in replies(call)) == "O gato dorme no sofá."
 
 
+def test_sequences_of_one_request_are_bounded(http):
+    """Texts times samples; the default of `max_request_sequences` is 1024."""
+    reply = http.generate("whole", [ENGLISH] * 40, num_return_sequences=30, temperature=1.0)
+    assert reply.status == 400 and "max_request_sequences" in reply.error
+
+
 def test_max_tokens_beyond_the_entry_is_refused_or_bounded(http):
     reply = http.generate("lasting", ENGLISH, max_tokens=1_000_000)
     assert reply.status == 400 or reply.json["text_output"] == "O gato dorme no sofá."
@@ -63,8 +70,6 @@ def test_max_tokens_beyond_the_entry_is_refused_or_bounded(http):
 )
 def test_a_wrong_key_or_value_fails_the_load_and_is_named(own_server, key, value):
     """Also a misspelt one: a limit that is silently not there is worse than none."""
-    from harness.repository import parameters
-
     def fill(repository):
         repository.add("good")
         repository.add("bad", parameters(**{key: value}))

@@ -5,13 +5,13 @@ from harness.server import eventually
 from harness.texts import ENGLISH
 
 COUNTERS = ["requests_total", "prompt_tokens_total", "generation_tokens_total"]
-GAUGES = ["sequences_running", "sequences_waiting", "slots"]
+GAUGES = ["sequences_running", "sequences_waiting", "sequence_slots"]
 HISTOGRAMS = [
     "time_to_first_token_seconds",
     "time_per_output_token_seconds",
-    "queue_time_seconds",
+    "request_queue_time_seconds",
     "e2e_request_latency_seconds",
-    "step_seconds",
+    "step_duration_seconds",
     "step_rows",
 ]
 

@@ -2,8 +2,10 @@
 
 import json
 
+import grpc
 import pytest
 
+from harness.grpc_door import error_code
 from harness.http_door import tensor
 from harness.texts import ENGLISH, OTHER_ENGLISH
 
@@ -134,10 +136,12 @@ def test_extra_outputs_come_when_asked_for(http, greedy):
     )
     assert out["text_output"] == [greedy]
     assert out["finish_reason"] == ["stop"]
-    (logprobs,) = map(json.loads, out["logprobs"])
-    assert len(logprobs) == out["num_output_tokens"][0] > 1
+    (tokens,) = map(json.loads, out["logprobs"])
+    assert len(tokens) == out["num_output_tokens"][0] > 1
     assert out["num_input_tokens"][0] > 1
-    assert out["cumulative_logprob"][0] < 0
+    logprobs = [token["logprob"] for token in tokens]
+    assert all(logprob <= 0 for logprob in logprobs)
+    assert out["cumulative_logprob"][0] == pytest.approx(sum(logprobs), rel=1e-4)
 
 
 def test_only_the_text_comes_unasked(http):
@@ -259,10 +263,8 @@ def test_values_out_of_range(http, name, value):
 @pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_none(grpc_door, name, value):
-    from harness.grpc_door import error_code
-
     code, message = error_code(lambda: grpc_door.infer(MODEL, ENGLISH, **{name: value}))
-    assert code.name == "INVALID_ARGUMENT" and name in message
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and name in message
 
 
 def test_options_that_contradict_each_other(http):

@@ -9,6 +9,7 @@ import pytest
 from harness import places
 from harness.texts import ENGLISH, FOREIGN, LASTING, LONG, OTHER_ENGLISH
 
+TOTALS = ("finish_reason", "cumulative_logprob", "num_input_tokens")
 ALL_EXTRAS = {
     "return_finish_reason": True,
     "return_num_input_tokens": True,
@@ -50,14 +51,15 @@ def test_stop_words_are_held_back(http):
 
 
 def test_counts_add_up(http):
+    """Counts and log-probabilities belong to a piece, totals to the last one."""
     whole = http.infer_text("whole", ENGLISH, **ALL_EXTRAS)
-    events = http.stream("pieces", ENGLISH, **ALL_EXTRAS)
-    assert sum(event["num_output_tokens"] for event in events) == whole["num_output_tokens"][0]
-    assert events[-1]["finish_reason"] == "stop"
-    assert all(not event.get("finish_reason") for event in events[:-1])
-    assert {event["num_input_tokens"] for event in events} == set(whole["num_input_tokens"])
-    logprobs = [value for event in events for value in json.loads(event["logprobs"])]
-    assert len(logprobs) == whole["num_output_tokens"][0]
+    *pieces, last = http.stream("pieces", ENGLISH, **ALL_EXTRAS)
+    assert pieces and not any(set(TOTALS) & set(piece) for piece in pieces)
+    assert {name: last[name] for name in TOTALS} == {name: whole[name][0] for name in TOTALS}
+    assert sum(piece["num_output_tokens"] for piece in [*pieces, last]) == whole["num_output_tokens"][0]
+    tokens = [token for piece in [*pieces, last] for token in json.loads(piece["logprobs"])]
+    assert tokens == json.loads(whole["logprobs"][0])
+    assert len(tokens) == whole["num_output_tokens"][0]
 
 
 def test_length_is_told(http):
