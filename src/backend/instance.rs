@@ -56,8 +56,8 @@ impl InstanceState {
             "{name}: {} from {}, {} sequences at once, {} threads",
             text_model.manifest.family,
             model.artifact.display(),
-            model.config.options.max_sequences,
-            model.config.options.intra_op_threads
+            model.config.options.executor.max_sequences,
+            model.config.options.executor.intra_op_threads
         );
         Ok(Self { text_model, sender, model })
     }

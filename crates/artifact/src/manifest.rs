@@ -224,6 +224,13 @@ impl Manifest {
         fs::write(&file, text + "\n").map_err(|source| ManifestError::Io { path, source })
     }
 
+    /// Bytes of weights that one decoder step reads; the embedding, of which it reads a few rows, excluded.
+    pub fn decoder_weight_bytes(&self) -> u64 {
+        let decoder =
+            self.tensors.iter().filter(|tensor| tensor.name.starts_with(crate::graph::DECODER_SCOPE));
+        decoder.filter_map(TensorSpec::bytes).sum()
+    }
+
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
