@@ -49,6 +49,20 @@ impl Matrix {
         Self { rows, columns, values: Values::F32(values) }
     }
 
+    /// A matrix from the values of its transpose, `[columns, rows]`.
+    ///
+    /// # Panics
+    /// When the number of values is not `rows · columns`.
+    pub fn transposed(rows: usize, columns: usize, values: &[f32]) -> Self {
+        let mut matrix = Self::new(rows, columns, vec![0.0; values.len()]);
+        if let Values::F32(full) = &mut matrix.values {
+            for (r, row) in full.chunks_exact_mut(columns.max(1)).enumerate() {
+                row.iter_mut().enumerate().for_each(|(c, value)| *value = values[c * rows + r]);
+            }
+        }
+        matrix
+    }
+
     /// A matrix that is already quantized, with one scale for each row.
     ///
     /// # Panics
@@ -199,6 +213,12 @@ mod tests {
             assert!((restored - value).abs() <= scale.abs() * 1.001, "{i}: {value} became {restored}");
         }
         assert!(blocks.values[40..64].iter().all(|&pad| pad == 128));
+    }
+
+    #[test]
+    fn a_transpose_has_rows_for_columns() {
+        let matrix = Matrix::transposed(2, 3, &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(matrix, Matrix::new(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
     }
 
     #[test]
