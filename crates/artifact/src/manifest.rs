@@ -137,6 +137,8 @@ pub enum DType {
     F32,
     F16,
     I8,
+    /// Only inside graphs: blocks of `MatMulNBits`.
+    U8,
 }
 
 impl DType {
@@ -144,7 +146,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 => 2,
-            DType::I8 => 1,
+            DType::I8 | DType::U8 => 1,
         }
     }
 }
