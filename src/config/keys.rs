@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     engine::EngineOptions,
     error::{Error, Result},
+    model::ExecutorOptions,
     text_model::ModelOptions,
 };
 
@@ -177,10 +178,12 @@ impl ModelConfig {
         Ok(Self {
             options: ModelOptions {
                 runtime_library,
-                intra_op_threads: count(&INTRA_OP_THREADS)?,
-                max_sequences: count(&MAX_SEQUENCES)?,
-                max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
-                max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                executor: ExecutorOptions {
+                    intra_op_threads: count(&INTRA_OP_THREADS)?,
+                    max_sequences: count(&MAX_SEQUENCES)?,
+                    max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
+                    max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                },
                 engine: EngineOptions {
                     max_queue_requests: count(&MAX_QUEUE_REQUESTS)?,
                     max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
@@ -292,12 +295,12 @@ mod tests {
     fn a_model_overrides_the_command_line_which_overrides_the_default() {
         let cmdline = json!({"max_sequences": "8", "max_input_bytes": "100", "backend-directory": "/b"});
         let config = parse(&[("max_sequences", " 4 ")], cmdline).unwrap();
-        assert_eq!(config.options.max_sequences, 4);
+        assert_eq!(config.options.executor.max_sequences, 4);
         assert_eq!(config.max_input_bytes, 100);
-        assert_eq!(config.options.max_source_tokens, 512);
+        assert_eq!(config.options.executor.max_source_tokens, 512);
         assert_eq!(config.request_timeout, Some(Duration::from_secs(300)));
         assert_eq!(config.options.engine.drain_timeout, Duration::from_secs(20));
-        assert!(config.options.intra_op_threads >= 1);
+        assert!(config.options.executor.intra_op_threads >= 1);
     }
 
     #[test]
