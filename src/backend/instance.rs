@@ -16,7 +16,7 @@ use crate::{
     engine::{GenerateRequest, Prompt},
     error::{Error, Result},
     metrics::InstanceMetrics,
-    options::ResolvedOptions,
+    model::ExecutorOptions,
     protocol::{ClientRequest, Reply, ReplyPlan},
     text_model::TextModel,
     triton::{Instance, InstanceKind, Request, ResponseStream, Timings, monotonic_ns},
@@ -52,12 +52,11 @@ impl InstanceState {
         let observer = Arc::new(InstanceMetrics::new(model.metrics.clone()));
         let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer)
             .map_err(|error| error.context(&name))?;
+        let ExecutorOptions { max_sequences, intra_op_threads, .. } = model.config.options.executor;
         log::info!(
-            "{name}: {} from {}, {} sequences at once, {} threads",
+            "{name}: {} from {}, {max_sequences} sequences at once, {intra_op_threads} threads",
             text_model.manifest.family,
             model.artifact.display(),
-            model.config.options.max_sequences,
-            model.config.options.intra_op_threads
         );
         Ok(Self { text_model, sender, model })
     }
@@ -114,7 +113,11 @@ impl InstanceState {
         }
         let plan = ReplyPlan::new(&client, &options, &self.model.interface)?;
         options.params.logprobs |= plan.needs_logprobs();
-        let prompts = client.texts.iter().map(|text| self.prompt(text, &options)).collect::<Result<_>>()?;
+        let prompts = client
+            .texts
+            .iter()
+            .map(|text| self.text_model.prompt(text, &options.decoder_prefix))
+            .collect::<Result<_>>()?;
         let timeout: Option<Duration> = config.request_timeout.into_iter().chain(client.timeout).min();
         Ok(Prepared {
             prompts,
@@ -122,14 +125,6 @@ impl InstanceState {
             plan,
             deadline: timeout.and_then(|timeout| arrival.checked_add(timeout)),
         })
-    }
-
-    fn prompt(&self, text: &str, options: &ResolvedOptions) -> Result<Prompt> {
-        let source = self.text_model.tokenizer.encode_source(text)?;
-        let per_source_token = self.text_model.manifest.generation.max_new_tokens_per_source_token;
-        let max_new_tokens =
-            per_source_token.map(|factor| ((factor * source.len() as f32).ceil() as usize).max(1));
-        Ok(Prompt { source, decoder_prefix: options.decoder_prefix.clone(), max_new_tokens })
     }
 
     fn submit(&self, id: String, prepared: Prepared, responses: ResponseStream, arrival: Instant) {

@@ -1,6 +1,9 @@
 //! Where the engine leaves a request's events until they are sent.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::{drain::DrainWatch, sender::ReadyQueue};
 use crate::{
@@ -14,6 +17,8 @@ use crate::{
 /// copies, never while something is sent.
 pub struct Mailbox {
     id: String,
+    /// FINAL has been sent; whatever the engine still says is for nobody.
+    is_answered: AtomicBool,
     content: Mutex<Content>,
 }
 
@@ -42,7 +47,7 @@ enum Task {
 impl Mailbox {
     fn new(id: String, reply: Reply, responses: ResponseStream) -> Self {
         let content = Content { reply, end: None, responses: Some(responses), is_queued: false };
-        Self { id, content: Mutex::new(content) }
+        Self { id, is_answered: AtomicBool::new(false), content: Mutex::new(content) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -58,10 +63,16 @@ impl Mailbox {
             let Some(responses) = content.responses.take() else { return false };
             (task, responses)
         };
+        if !matches!(task, Task::Send(Ok(_))) {
+            self.is_answered.store(true, Ordering::Relaxed);
+        }
         let failed = match task {
             Task::Send(Ok(outputs)) => match responses.send(&outputs) {
                 Ok(()) => return self.put_back(responses),
-                Err(error) => error,
+                Err(error) => {
+                    self.is_answered.store(true, Ordering::Relaxed);
+                    error
+                }
             },
             Task::Finish(Ok(outputs)) => {
                 responses.finish(&outputs);
@@ -176,7 +187,9 @@ impl EventSink for MailboxSink {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled() || self.drain.is_expired()
+        self.cancel.is_cancelled()
+            || self.drain.is_expired()
+            || self.mailbox.is_answered.load(Ordering::Relaxed)
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     engine::EngineOptions,
     error::{Error, Result},
+    model::{ExecutorOptions, locate_runtime},
     text_model::ModelOptions,
 };
 
@@ -177,10 +178,12 @@ impl ModelConfig {
         Ok(Self {
             options: ModelOptions {
                 runtime_library,
-                intra_op_threads: count(&INTRA_OP_THREADS)?,
-                max_sequences: count(&MAX_SEQUENCES)?,
-                max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
-                max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                executor: ExecutorOptions {
+                    intra_op_threads: count(&INTRA_OP_THREADS)?,
+                    max_sequences: count(&MAX_SEQUENCES)?,
+                    max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
+                    max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                },
                 engine: EngineOptions {
                     max_queue_requests: count(&MAX_QUEUE_REQUESTS)?,
                     max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
@@ -248,25 +251,9 @@ pub fn available_threads() -> usize {
 
 /// ONNX Runtime's library in the folder of the plugin.
 fn runtime_beside(plugin: &Path) -> Result<PathBuf> {
-    const NAME: &str = "libonnxruntime.so";
-    let folder = plugin.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let plain = folder.join(NAME);
-    if plain.is_file() {
-        return Ok(plain);
-    }
-    let versioned =
-        folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.strip_prefix(NAME).is_some_and(|rest| rest.starts_with('.'))
-        });
-    versioned.max().ok_or_else(|| {
-        Error::not_found(format!(
-            "ONNX Runtime's library was not found: tried {} and {}.*; put it there, or set the configuration \
-             key `{RUNTIME_LIBRARY}`",
-            plain.display(),
-            plain.display()
-        ))
+    let folder = plugin.parent().unwrap_or(Path::new("")).to_owned();
+    locate_runtime(&[folder]).map_err(|error| {
+        error.context(format_args!("put it there, or set the configuration key `{RUNTIME_LIBRARY}`"))
     })
 }
 
@@ -292,12 +279,12 @@ mod tests {
     fn a_model_overrides_the_command_line_which_overrides_the_default() {
         let cmdline = json!({"max_sequences": "8", "max_input_bytes": "100", "backend-directory": "/b"});
         let config = parse(&[("max_sequences", " 4 ")], cmdline).unwrap();
-        assert_eq!(config.options.max_sequences, 4);
+        assert_eq!(config.options.executor.max_sequences, 4);
         assert_eq!(config.max_input_bytes, 100);
-        assert_eq!(config.options.max_source_tokens, 512);
+        assert_eq!(config.options.executor.max_source_tokens, 512);
         assert_eq!(config.request_timeout, Some(Duration::from_secs(300)));
         assert_eq!(config.options.engine.drain_timeout, Duration::from_secs(20));
-        assert!(config.options.intra_op_threads >= 1);
+        assert!(config.options.executor.intra_op_threads >= 1);
     }
 
     #[test]
@@ -330,19 +317,5 @@ mod tests {
             }
             assert!(NUMBERS[..index].iter().all(|other| other.name != key.name), "{}", key.name);
         }
-    }
-
-    #[test]
-    fn the_runtime_is_found_beside_the_plugin() {
-        let folder = tempfile::tempdir().unwrap();
-        let plugin = folder.path().join("libtriton_textgen.so");
-        let error = runtime_beside(&plugin).unwrap_err();
-        assert!(error.message.contains(folder.path().to_str().unwrap()), "{error}");
-        for name in ["libonnxruntime.so.1.20.0", "libonnxruntime.so.1.31.1", "libonnxruntime.sock"] {
-            fs::write(folder.path().join(name), "").unwrap();
-        }
-        assert_eq!(runtime_beside(&plugin).unwrap(), folder.path().join("libonnxruntime.so.1.31.1"));
-        fs::write(folder.path().join("libonnxruntime.so"), "").unwrap();
-        assert_eq!(runtime_beside(&plugin).unwrap(), folder.path().join("libonnxruntime.so"));
     }
 }

@@ -16,4 +16,4 @@ mod runtime;
 mod weights;
 
 pub use encoder_decoder::{EncoderDecoder, ExecutorOptions};
-pub use runtime::Runtime;
+pub use runtime::{Runtime, locate_runtime};

@@ -96,6 +96,30 @@ impl Runtime {
     }
 }
 
+/// ONNX Runtime's library in the first of `folders` that has one: `libonnxruntime.so`, or the last of
+/// `libonnxruntime.so.*`. The error names what was tried.
+pub fn locate_runtime(folders: &[PathBuf]) -> Result<PathBuf> {
+    const NAME: &str = "libonnxruntime.so";
+    for folder in folders {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let plain = folder.join(NAME);
+        if plain.is_file() {
+            return Ok(plain);
+        }
+        let files = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        let versioned = files.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.strip_prefix(NAME).is_some_and(|rest| rest.starts_with('.'))
+        });
+        if let Some(library) = versioned.max() {
+            return Ok(library);
+        }
+    }
+    let tried: Vec<String> =
+        folders.iter().map(|folder| format!("{0} and {0}.*", folder.join(NAME).display())).collect();
+    Err(Error::not_found(format!("ONNX Runtime's library was not found: tried {}", tried.join(", "))))
+}
+
 /// Turns a status of ONNX Runtime's C API into a result, and releases it.
 pub(super) fn check(status: ort::sys::OrtStatusPtr) -> std::result::Result<(), String> {
     if status.0.is_null() {
@@ -107,5 +131,30 @@ pub(super) fn check(status: ort::sys::OrtStatusPtr) -> std::result::Result<(), S
         let message = message.to_string_lossy().into_owned();
         (ort::api().ReleaseStatus)(status.0);
         Err(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_runtime_is_found_by_name_then_by_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let (empty, folder) = (folder.path().join("none"), folder.path().to_owned());
+        let folders = [empty.clone(), folder.clone()];
+        let error = locate_runtime(&folders).unwrap_err();
+        assert!(
+            folders.iter().all(|folder| error.message.contains(&folder.display().to_string())),
+            "{error}"
+        );
+        for name in ["libonnxruntime.so.1.20.0", "libonnxruntime.so.1.31.1", "libonnxruntime.sock"] {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        assert_eq!(locate_runtime(&folders).unwrap(), folder.join("libonnxruntime.so.1.31.1"));
+        fs::write(folder.join("libonnxruntime.so"), "").unwrap();
+        assert_eq!(locate_runtime(&folders).unwrap(), folder.join("libonnxruntime.so"));
     }
 }

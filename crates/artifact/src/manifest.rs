@@ -137,6 +137,8 @@ pub enum DType {
     F32,
     F16,
     I8,
+    /// Only inside graphs: blocks of `MatMulNBits`.
+    U8,
 }
 
 impl DType {
@@ -144,7 +146,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 => 2,
-            DType::I8 => 1,
+            DType::I8 | DType::U8 => 1,
         }
     }
 }
@@ -222,6 +224,13 @@ impl Manifest {
         let text = serde_json::to_string_pretty(self)
             .map_err(|source| ManifestError::Json { path: path.clone(), source })?;
         fs::write(&file, text + "\n").map_err(|source| ManifestError::Io { path, source })
+    }
+
+    /// Bytes of weights that one decoder step reads; the embedding, of which it reads a few rows, excluded.
+    pub fn decoder_weight_bytes(&self) -> u64 {
+        let decoder =
+            self.tensors.iter().filter(|tensor| tensor.name.starts_with(crate::graph::DECODER_SCOPE));
+        decoder.filter_map(TensorSpec::bytes).sum()
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {

@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let load = loading.elapsed();
     let threads = options.intra_op_threads;
     let bandwidth = read_bandwidth(threads);
-    let step_bytes = executor.decoder_weight_bytes();
+    let step_bytes = manifest.decoder_weight_bytes();
 
     let mut results = Vec::new();
     for &rows in &arguments.rows {
@@ -99,7 +99,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         step_bytes as f64 / 1e6,
         bandwidth / 1e9
     );
-    println!("{:>5} {:>10} {:>12} {:>10} {:>16}", "rows", "step ms", "tokens/s", "encode ms", "bandwidth share");
+    println!(
+        "{:>5} {:>10} {:>12} {:>10} {:>16}",
+        "rows", "step ms", "tokens/s", "encode ms", "bandwidth share"
+    );
     for result in &results {
         let seconds = result.step.as_secs_f64();
         println!(

@@ -82,15 +82,15 @@ impl EventSink for Collector {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut defaults = RequestOptions::default();
     for option in &arguments.options {
-        let (name, value) = option
-            .split_once('=')
-            .ok_or_else(|| anyhow::anyhow!("--set {option}: expected NAME=VALUE"))?;
+        let (name, value) =
+            option.split_once('=').ok_or_else(|| anyhow::anyhow!("--set {option}: expected NAME=VALUE"))?;
         // As in JSON: `0.8` is a number, `true` a truth value, all else text.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         let object = Map::from_iter([(name.to_owned(), value)]);
         defaults.set_json(&Value::Object(object).to_string())?;
     }
-    let model = TextModel::load(&arguments.dir, "textgen", &arguments.runtime.model()?, Arc::new(NoObserver))?;
+    let model =
+        TextModel::load(&arguments.dir, "textgen", &arguments.runtime.model()?, Arc::new(NoObserver))?;
     if arguments.jsonl { run_jsonl(&model, &defaults) } else { run_texts(&model, &defaults, &arguments.text) }
 }
 
@@ -139,7 +139,9 @@ fn start(
     defaults: &RequestOptions,
     mut object: Map<String, Value>,
 ) -> Result<Receiver<Outcome>, String> {
-    let ids = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| model.tokenizer.encode_source(text))?;
+    let ids = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| {
+        model.tokenizer.encode_source(text)
+    })?;
     let mut options = defaults.clone();
     options.set_json(&Value::Object(object).to_string()).map_err(|error| error.to_string())?;
     submit(model, &options, ids).map_err(|error| error.to_string())
@@ -164,11 +166,7 @@ fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<
 }
 
 /// Writes the objects of one request, in the order of the input; true when it failed.
-fn print(
-    out: &mut impl Write,
-    id: &Value,
-    job: Result<Receiver<Outcome>, String>,
-) -> anyhow::Result<bool> {
+fn print(out: &mut impl Write, id: &Value, job: Result<Receiver<Outcome>, String>) -> anyhow::Result<bool> {
     let outcome = match job {
         Ok(job) => job.recv()?.map_err(|error| error.to_string()),
         Err(error) => Err(error),

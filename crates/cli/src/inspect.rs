@@ -15,7 +15,11 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let geometry = &manifest.geometry;
     writeln!(out, "family           {}", manifest.family)?;
     writeln!(out, "written by       {}", manifest.producer)?;
-    writeln!(out, "layers           {} encoder, {} decoder", geometry.encoder_layers, geometry.decoder_layers)?;
+    writeln!(
+        out,
+        "layers           {} encoder, {} decoder",
+        geometry.encoder_layers, geometry.decoder_layers
+    )?;
     writeln!(out, "d_model          {}", geometry.d_model)?;
     writeln!(
         out,
@@ -26,7 +30,8 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
         writeln!(out, "recurrent state  {} wide", geometry.state_width)?;
     }
     writeln!(out, "vocabulary       {}", geometry.vocab_size)?;
-    let limit = |tokens: Option<usize>| tokens.map_or("no limit of its own".to_owned(), |n| format!("{n} tokens"));
+    let limit =
+        |tokens: Option<usize>| tokens.map_or("no limit of its own".to_owned(), |n| format!("{n} tokens"));
     writeln!(out, "longest source   {}", limit(geometry.max_source_tokens))?;
     writeln!(out, "longest target   {}", limit(geometry.max_target_tokens))?;
 

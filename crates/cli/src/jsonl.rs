@@ -42,7 +42,9 @@ pub fn read(input: impl BufRead) -> impl Iterator<Item = std::io::Result<Line>> 
 /// Takes `key` as a list of token ids.
 pub fn take_ids(object: &mut Map<String, Value>, key: &str) -> Result<Option<Vec<u32>>, String> {
     let Some(value) = object.remove(key) else { return Ok(None) };
-    serde_json::from_value(value).map(Some).map_err(|error| format!("{key}: expected a list of token ids: {error}"))
+    serde_json::from_value(value)
+        .map(Some)
+        .map_err(|error| format!("{key}: expected a list of token ids: {error}"))
 }
 
 /// Takes `key` as a string.

@@ -28,7 +28,12 @@ enum Command {
         /// Folder of the checkpoint: a Bergamot model, or a Hugging Face model of the T5 family
         source: PathBuf,
         /// Folder to write the artifact to
-        #[arg(long, value_name = "DIR", required_unless_present = "repository", conflicts_with = "repository")]
+        #[arg(
+            long,
+            value_name = "DIR",
+            required_unless_present = "repository",
+            conflicts_with = "repository"
+        )]
         out: Option<PathBuf>,
         /// Model repository to write an entry to
         #[arg(long, value_name = "DIR", requires = "name")]

@@ -31,8 +31,7 @@ pub struct RuntimeArguments {
 
 impl RuntimeArguments {
     pub fn threads(&self) -> usize {
-        self.threads
-            .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
     pub fn library(&self) -> anyhow::Result<PathBuf> {
@@ -43,9 +42,8 @@ impl RuntimeArguments {
         let beside = program.parent().map(PathBuf::from).unwrap_or_default();
         // The last is where `make backend` puts it, seen from target/release.
         let folders = [beside.clone(), beside.join("textgen"), beside.join("../../textgen")];
-        Ok(locate_runtime(&folders).map_err(|error| {
-            error.context("name it with --runtime-library or TEXTGEN_RUNTIME_LIBRARY")
-        })?)
+        Ok(locate_runtime(&folders)
+            .map_err(|error| error.context("name it with --runtime-library or TEXTGEN_RUNTIME_LIBRARY"))?)
     }
 
     pub fn executor(&self) -> ExecutorOptions {

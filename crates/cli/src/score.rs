@@ -63,14 +63,17 @@ fn score_line(
     tokenizer: &Tokenizer,
     mut object: Map<String, Value>,
 ) -> Result<(Vec<u32>, Vec<f32>), String> {
-    let source = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| tokenizer.encode_source(text))?;
+    let source =
+        jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| tokenizer.encode_source(text))?;
     let target = jsonl::text_or_ids(&mut object, "text_output", "target_ids", |text| {
         let mut ids = tokenizer.encode_target(text)?;
         ids.extend(manifest.generation.eos_token_ids.first());
         Ok(ids)
     })?;
     if let Some(key) = object.keys().next() {
-        return Err(format!("{key}: unknown key; known are id, text_input, input_ids, text_output and target_ids"));
+        return Err(format!(
+            "{key}: unknown key; known are id, text_input, input_ids, text_output and target_ids"
+        ));
     }
     let logprobs = score(executor, &source, &target).map_err(|error| error.to_string())?;
     Ok((target, logprobs))

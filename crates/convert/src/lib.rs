@@ -1,1 +1,107 @@
 //! Checkpoint to artifact.
+//!
+//! A family's reader gives weights through [`weights::TensorSource`]; its architecture builds the two graphs
+//! with [`graph::GraphBuilder`], which appends the large tensors to `weights.bin` as they come, so that memory
+//! holds about one tensor at a time.
+
+pub mod bergamot;
+mod checkpoint;
+pub mod error;
+pub mod graph;
+pub mod onnx;
+mod output;
+mod repository;
+pub mod weights;
+
+use std::path::{Path, PathBuf};
+
+use textgen_artifact::{FORMAT_VERSION, Manifest, ops};
+
+pub use checkpoint::{Checkpoint, Description, Precision};
+pub use error::{ConvertError, Result};
+
+use output::Staging;
+use weights::WeightsWriter;
+
+/// What the folder of a checkpoint may hold, for messages.
+const CHECKPOINTS: &str = "a Bergamot model (`*.intgemm*.bin` and its vocabulary) \
+     or a Hugging Face T5 model (`config.json`, safetensors, tokenizer)";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConvertOptions {
+    /// Folder of the checkpoint.
+    pub source: PathBuf,
+    pub target: Target,
+    pub precision: Precision,
+    /// Replace an earlier result.
+    pub force: bool,
+}
+
+/// Where the artifact goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Into this folder.
+    Folder(PathBuf),
+    /// Into version 1 of a model of a Triton model repository, with the model's `config.pbtxt`.
+    Repository { repository: PathBuf, name: String },
+}
+
+/// What a conversion has made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Folder of the artifact.
+    pub artifact: PathBuf,
+    pub manifest: Manifest,
+}
+
+/// Converts a checkpoint. The result appears whole, or not at all.
+pub fn convert(options: &ConvertOptions) -> Result<Report> {
+    let place = match &options.target {
+        Target::Folder(dir) => dir.clone(),
+        Target::Repository { repository, name } => repository::entry(repository, name)?,
+    };
+    let checkpoint = open(&options.source)?;
+    let staging = Staging::create(&place, options.force)?;
+    let (dir, within) = match &options.target {
+        Target::Folder(_) => (staging.dir().to_owned(), Path::new("")),
+        Target::Repository { .. } => {
+            (repository::prepare(staging.dir())?, Path::new(repository::VERSION_DIR))
+        }
+    };
+    let manifest = write_artifact(checkpoint.as_ref(), &dir, options.precision)?;
+    let artifact = staging.publish()?.join(within);
+    Ok(Report { artifact, manifest })
+}
+
+/// Reads the configuration of the checkpoint in a folder; the tensors stay where they are.
+fn open(source: &Path) -> Result<Box<dyn Checkpoint>> {
+    source.read_dir().map_err(ConvertError::io(source))?;
+    if let Some(package) = bergamot::Package::find(source)? {
+        return Ok(Box::new(bergamot::Bergamot::open(&package)?));
+    }
+    Err(ConvertError::UnknownCheckpoint {
+        path: source.display().to_string(),
+        reason: "none of the files that would tell its family is there".to_owned(),
+        expected: CHECKPOINTS,
+    })
+}
+
+fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, precision: Precision) -> Result<Manifest> {
+    let mut weights = WeightsWriter::create(dir)?;
+    let description = checkpoint.write(dir, &mut weights, precision)?;
+    let (tensors, precision_plan) = weights.finish()?;
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        ops_version: ops::DOMAIN_VERSION,
+        producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+        family: description.family.to_owned(),
+        geometry: description.geometry,
+        embeddings: description.embeddings,
+        tokenizer: description.tokenizer,
+        generation: description.generation,
+        tensors,
+        precision_plan,
+    };
+    manifest.write(dir)?;
+    Ok(manifest)
+}

@@ -1,0 +1,26 @@
+//! The graph builder: nodes named as addresses (`/decoder/layers.0/self_attn/qkv/MatMulIntegerToFloat`),
+//! typed handles for values, and a method for each operation that the architectures use.
+//!
+//! ```ignore
+//! let mut graph = GraphBuilder::new("decoder", &mut weights);
+//! let inputs = DecoderInputs::declare(&mut graph, &geometry);
+//! let hidden = graph.linear("/decoder/layers.0/mlp/fc1", inputs.x, Linear { weight, bias, format })?;
+//! let hidden = graph.relu("/decoder/layers.0/mlp/Relu", hidden);
+//! …
+//! DecoderInputs::finish(&mut graph, &geometry, logits);
+//! graph.write(&dir.join(DECODER_FILE))?;
+//! ```
+
+mod attention;
+mod builder;
+mod interface;
+mod linear;
+mod node;
+mod operations;
+
+pub use attention::{Heads, KvCache, RowSlots, StateEntries};
+pub use builder::{Added, Dim, GraphBuilder, Value};
+pub use interface::{DecoderInputs, EncoderInputs, RecurrentStates, SelfCaches};
+pub use linear::{Linear, LinearFormat};
+pub use node::Node;
+pub use operations::Norm;

@@ -1,0 +1,13 @@
+//! `weights.bin` and what goes into it: matrices in a checkpoint's or a quantized form, written one at a time.
+
+mod element;
+mod embedding;
+mod matrix;
+mod source;
+mod writer;
+
+pub use element::{Element, Stored};
+pub use embedding::{EmbeddingFormat, StoredTable};
+pub use matrix::{Blocks, Matrix, Values};
+pub use source::TensorSource;
+pub use writer::{TensorWriter, WeightsWriter};
