@@ -24,6 +24,8 @@ pub enum TensorData<'a> {
     F16(&'a [f16]),
     /// Signed bytes.
     I8(&'a [i8]),
+    /// Bytes.
+    U8(&'a [u8]),
 }
 
 impl Weights {
@@ -86,6 +88,7 @@ impl Weights {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
                 DType::I8 => TensorData::I8(bytes.align_to().1),
+                DType::U8 => TensorData::U8(bytes),
             }
         }
     }
