@@ -120,7 +120,7 @@ impl RequestOptions {
     /// `top_p` below 1 or `min_p` above 0), and 0, greedy, when it does not. `top_k` 1 is greedy always.
     pub fn resolve(&self, defaults: &GenerationSpec, tokenizer: &Tokenizer) -> Result<ResolvedOptions> {
         let mut params = SamplingParams {
-            max_new_tokens: self.count(Key::MaxTokens).or(defaults.max_new_tokens).unwrap_or(usize::MAX),
+            max_new_tokens: self.count_or(Key::MaxTokens, defaults.max_new_tokens)?.unwrap_or(usize::MAX),
             min_new_tokens: self.count(Key::MinTokens).unwrap_or(0),
             repetition_penalty: self.float_or(Key::RepetitionPenalty, defaults.repetition_penalty, 1.0)?,
             presence_penalty: self.float_or(Key::PresencePenalty, None, 0.0)?,
@@ -236,17 +236,28 @@ impl RequestOptions {
         }
     }
 
-    /// The request's number, else the model's, which has to be in range like any other, else `fallback`.
+    /// The request's number, else the model's, else `fallback`.
     fn float_or(&self, key: Key, model: Option<f32>, fallback: f32) -> Result<f32> {
-        let (None, Some(model)) = (self.float(key), model) else {
-            return Ok(self.float(key).unwrap_or(fallback));
-        };
-        if let Some(spec) = OPTIONS.iter().find(|spec| spec.key == key) {
-            let name = spec.names.first().copied().unwrap_or_default();
-            spec.check(name, OptionValue::Float(model.into()))
-                .map_err(|error| error.context("generation defaults of the model"))?;
+        match (self.float(key), model) {
+            (Some(float), _) => Ok(float),
+            (None, Some(model)) => {
+                check_default(key, OptionValue::Float(model.into()))?;
+                Ok(model)
+            }
+            (None, None) => Ok(fallback),
         }
-        Ok(model)
+    }
+
+    /// The request's count, else the model's; limits of the model beyond a request's range are cut to it.
+    fn count_or(&self, key: Key, model: Option<usize>) -> Result<Option<usize>> {
+        match (self.count(key), model) {
+            (None, Some(model)) => {
+                let model = i32::try_from(model).unwrap_or(i32::MAX);
+                check_default(key, OptionValue::Int(model.into()))?;
+                Ok(usize::try_from(model).ok())
+            }
+            (count, _) => Ok(count),
+        }
     }
 
     fn flag(&self, key: Key, default: bool) -> bool {
@@ -269,6 +280,14 @@ impl RequestOptions {
             _ => &[],
         }
     }
+}
+
+/// A default of the model has to be in range like a client's value.
+fn check_default(key: Key, value: OptionValue) -> Result<()> {
+    let Some(spec) = OPTIONS.iter().find(|spec| spec.key == key) else { return Ok(()) };
+    let name = spec.names.first().copied().unwrap_or_default();
+    spec.check(name, value).map_err(|error| error.context("generation defaults of the model"))?;
+    Ok(())
 }
 
 fn strings(name: &str, items: Vec<Value>) -> Result<Vec<String>> {

@@ -363,6 +363,7 @@ fn defaults_of_a_damaged_model_are_refused() {
         GenerationSpec { repetition_penalty: Some(0.0), ..spec() },
         GenerationSpec { do_sample: true, temperature: Some(-1.0), ..spec() },
         GenerationSpec { top_p: Some(f32::NAN), ..spec() },
+        GenerationSpec { max_new_tokens: Some(0), ..spec() },
     ] {
         let error = resolved_with(json!({}), &damaged).unwrap_err();
         assert!(error.message.starts_with("generation defaults of the model"), "{error}");
