@@ -34,9 +34,6 @@ impl Embedding {
         if table.shape()[1] != d_model || rows == 0 {
             return Err(mismatch(&spec.table, &table, format!("[rows, {d_model}]")));
         }
-        if table.dtype() == DType::U8 {
-            return Err(mismatch(&spec.table, &table, "F32, F16 or I8".into()));
-        }
         if spec.row_scale.is_some() != (table.dtype() == DType::I8) {
             return Err(Error::invalid_argument(format!(
                 "embedding {}: an i8 table needs row_scale, any other must not have it; convert the model again",
@@ -103,7 +100,6 @@ impl Embedding {
                     };
                     x.extend(table[span].iter().map(|&value| f32::from(value) * scale));
                 }
-                TensorData::U8(_) => unreachable!("refused by `new`"),
             }
             if let Some(TensorData::F32(positions)) = positions {
                 let offset = (position + index) * self.d_model;

@@ -24,8 +24,6 @@ pub enum TensorData<'a> {
     F16(&'a [f16]),
     /// Signed bytes.
     I8(&'a [i8]),
-    /// Bytes.
-    U8(&'a [u8]),
 }
 
 impl Weights {
@@ -67,6 +65,9 @@ impl Weights {
         if spec.shape.len() != rank {
             return Err(bad(format!("shape {:?}, expected {rank} dimensions", spec.shape)));
         }
+        if spec.dtype == DType::U8 {
+            return Err(bad("U8 is a format of the graphs only".into()));
+        }
         let bytes = spec.bytes().ok_or_else(|| bad(format!("shape {:?} overflows", spec.shape)))? as usize;
         let offset = spec.offset as usize;
         if offset.checked_add(bytes).is_none_or(|end| end > self.map.len()) {
@@ -88,7 +89,7 @@ impl Weights {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
                 DType::I8 => TensorData::I8(bytes.align_to().1),
-                DType::U8 => TensorData::U8(bytes),
+                DType::U8 => unreachable!("refused by `find`"),
             }
         }
     }
