@@ -1,9 +1,24 @@
 //! The options of a request by name: one table for Triton inputs, request parameters, `sampling_parameters`
 //! and the command line.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use textgen_artifact::GenerationSpec;
 
-use crate::{decoding::SamplingParams, error::Result, tokenizer::Tokenizer};
+use crate::{
+    decoding::SamplingParams,
+    error::{Error, Result},
+    tokenizer::Tokenizer,
+};
+
+mod spec;
+
+use spec::{Key, describe};
+pub use spec::{OPTIONS, OptionKind, OptionSpec};
+
+/// Tokens that sampling chooses from when neither the request nor the model says: Hugging Face's default.
+const DEFAULT_TOP_K: i128 = 50;
 
 /// A value as a client sent it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,32 +37,267 @@ pub enum OptionValue {
 
 /// Options as the client gave them, checked one by one; what was not given is none.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct RequestOptions {}
+pub struct RequestOptions {
+    given: BTreeMap<Key, Given>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Given {
+    /// The alias that was used.
+    name: &'static str,
+    value: OptionValue,
+}
 
 impl RequestOptions {
     /// True for a name that [`RequestOptions::set`] knows, aliases included.
     pub fn knows(name: &str) -> bool {
-        let _ = name;
-        todo!()
+        OptionSpec::find(name).is_some()
     }
 
-    /// Sets one option; refuses unknown names, wrong types and values out of range.
+    /// Sets one option; refuses unknown names, wrong types and values out of range, and a second value that
+    /// differs from the first, under whichever alias. `sampling_parameters` sets what it holds.
     pub fn set(&mut self, name: &str, value: OptionValue) -> Result<()> {
-        let _ = (name, value);
-        todo!()
+        let spec = OptionSpec::find(name).ok_or_else(|| OptionSpec::unknown(name))?;
+        let value = spec.check(name, value)?;
+        if let (OptionKind::Json, OptionValue::Text(json)) = (spec.kind, &value) {
+            return self.set_json(json).map_err(|error| error.context(name));
+        }
+        let name = spec.names.iter().copied().find(|known| *known == name).unwrap_or_default();
+        if let Some(earlier) = self.given.get(&spec.key)
+            && earlier.value != value
+        {
+            return Err(Error::invalid_argument(format!(
+                "{name}: got {}, but {} has already given {}; give it once",
+                describe(&value),
+                earlier.name,
+                describe(&earlier.value)
+            )));
+        }
+        self.given.insert(spec.key, Given { name, value });
+        Ok(())
     }
 
-    /// Sets every option of a JSON object (`sampling_parameters`). Numbers may be strings.
+    /// Sets every option of a JSON object (`sampling_parameters`). Numbers and truth values may be strings; null
+    /// means not given.
     pub fn set_json(&mut self, json: &str) -> Result<()> {
-        let _ = json;
-        todo!()
+        let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|error| {
+            Error::invalid_argument(format!(
+                "got {error}, expected a JSON object of options, such as {{\"top_k\": 5}}"
+            ))
+        })?;
+        for (name, value) in object {
+            let spec = OptionSpec::find(&name).ok_or_else(|| OptionSpec::unknown(&name))?;
+            if spec.kind == OptionKind::Json {
+                return Err(Error::invalid_argument(format!(
+                    "{name}: it cannot hold itself; give the options directly"
+                )));
+            }
+            let value = match value {
+                Value::Null => continue,
+                Value::Bool(flag) => OptionValue::Bool(flag),
+                Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                    (Some(int), _, _) => OptionValue::Int(int.into()),
+                    (_, Some(int), _) => OptionValue::Int(int.into()),
+                    (_, _, float) => OptionValue::Float(float.unwrap_or(f64::NAN)),
+                },
+                Value::String(text) => spec.parse(text),
+                Value::Array(items) => OptionValue::List(strings(&name, items)?),
+                Value::Object(_) => {
+                    return Err(Error::invalid_argument(format!(
+                        "{name}: got an object, expected a single value; no option takes an object"
+                    )));
+                }
+            };
+            self.set(&name, value)?;
+        }
+        Ok(())
     }
 
     /// Fills in the model's defaults and checks what depends on more than one option.
+    ///
+    /// Sampling happens at a temperature above 0. Without one in the request it is the model's, if the model
+    /// samples by default; else it is 1 when the request asks for a choice among tokens (`top_k` above 1,
+    /// `top_p` below 1 or `min_p` above 0), and 0, greedy, when it does not. `top_k` 1 is greedy always.
     pub fn resolve(&self, defaults: &GenerationSpec, tokenizer: &Tokenizer) -> Result<ResolvedOptions> {
-        let _ = (defaults, tokenizer);
-        todo!()
+        let mut params = SamplingParams {
+            max_new_tokens: self.count_or(Key::MaxTokens, defaults.max_new_tokens)?.unwrap_or(usize::MAX),
+            min_new_tokens: self.count(Key::MinTokens).unwrap_or(0),
+            repetition_penalty: self.float_or(Key::RepetitionPenalty, defaults.repetition_penalty, 1.0)?,
+            presence_penalty: self.float_or(Key::PresencePenalty, None, 0.0)?,
+            frequency_penalty: self.float_or(Key::FrequencyPenalty, None, 0.0)?,
+            bad_words: self.bad_words(tokenizer)?,
+            suppress_tokens: defaults.suppress_tokens.clone(),
+            eos_token_ids: self.end_tokens(defaults, tokenizer)?,
+            stop_words: self.list(Key::StopWords).to_vec(),
+            seed: self.int(Key::RandomSeed).and_then(|seed| u64::try_from(seed).ok()),
+            num_return_sequences: self.count(Key::NumReturnSequences).unwrap_or(1),
+            logprobs: self.flag(Key::ReturnLogProbs, false) || self.flag(Key::ReturnCumulativeLogprob, false),
+            ..SamplingParams::default()
+        };
+        self.resolve_sampling(defaults, &mut params)?;
+        if params.min_new_tokens > params.max_new_tokens {
+            return Err(Error::invalid_argument(format!(
+                "min_tokens: got {}, which is more than max_tokens, {}; raise the one or lower the other",
+                params.min_new_tokens, params.max_new_tokens
+            )));
+        }
+        if params.num_return_sequences > 1 && params.temperature == 0.0 {
+            return Err(Error::invalid_argument(format!(
+                "num_return_sequences: got {}, but greedy decoding has one result only; give a temperature above 0, \
+                 and a top_k other than 1",
+                params.num_return_sequences
+            )));
+        }
+        Ok(ResolvedOptions {
+            params,
+            decoder_prefix: match self.text(Key::DecoderTextInput) {
+                Some(text) if !text.is_empty() => tokenizer.encode_target(text)?,
+                _ => Vec::new(),
+            },
+            stream: self.flag(Key::Stream, false),
+            exclude_input_in_output: self.flag(Key::ExcludeInputInOutput, true),
+            outputs: OutputOptions {
+                log_probs: self.flag(Key::ReturnLogProbs, false),
+                finish_reason: self.flag(Key::ReturnFinishReason, false),
+                cumulative_logprob: self.flag(Key::ReturnCumulativeLogprob, false),
+                num_input_tokens: self.flag(Key::ReturnNumInputTokens, false),
+                num_output_tokens: self.flag(Key::ReturnNumOutputTokens, false),
+            },
+        })
     }
+
+    fn resolve_sampling(&self, defaults: &GenerationSpec, params: &mut SamplingParams) -> Result<()> {
+        let top_p = self.float_or(Key::TopP, defaults.top_p, 1.0)?;
+        let min_p = self.float_or(Key::MinP, defaults.min_p, 0.0)?;
+        let wants_choice = self.int(Key::TopK).is_some_and(|top_k| top_k > 1)
+            || self.float(Key::TopP).is_some_and(|top_p| top_p < 1.0)
+            || self.float(Key::MinP).is_some_and(|min_p| min_p > 0.0);
+        let temperature = if defaults.do_sample {
+            self.float_or(Key::Temperature, defaults.temperature, 1.0)?
+        } else {
+            self.float_or(Key::Temperature, None, if wants_choice { 1.0 } else { 0.0 })?
+        };
+        let model_top_k = defaults.top_k.map(|top_k| i128::try_from(top_k).unwrap_or(i128::MAX));
+        let top_k = self.int(Key::TopK).or(model_top_k).unwrap_or(DEFAULT_TOP_K);
+        if temperature > 0.0 && top_k != 1 {
+            params.temperature = temperature;
+            // A negative one means no limit, as 0 does.
+            params.top_k = usize::try_from(top_k).unwrap_or(0);
+            params.top_p = top_p;
+            params.min_p = min_p;
+        }
+        Ok(())
+    }
+
+    fn end_tokens(&self, defaults: &GenerationSpec, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let Some(id) = self.int(Key::EndId) else { return Ok(defaults.eos_token_ids.clone()) };
+        match u32::try_from(id) {
+            Ok(token) if (token as usize) < tokenizer.vocab_size() => Ok(vec![token]),
+            _ => Err(Error::invalid_argument(format!(
+                "end_id: got {id}, expected a token of the model, below {}; leave it out for the model's own",
+                tokenizer.vocab_size()
+            ))),
+        }
+    }
+
+    /// A word has other tokens at the start of a word than within one, so both are forbidden.
+    fn bad_words(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+        let mut sequences = Vec::new();
+        for word in self.list(Key::BadWords) {
+            for text in [word.clone(), format!(" {word}")] {
+                let tokens = tokenizer.encode_target(&text)?;
+                if !tokens.is_empty() && !sequences.contains(&tokens) {
+                    sequences.push(tokens);
+                }
+            }
+        }
+        Ok(sequences)
+    }
+
+    fn value(&self, key: Key) -> Option<&OptionValue> {
+        self.given.get(&key).map(|given| &given.value)
+    }
+
+    fn int(&self, key: Key) -> Option<i128> {
+        match self.value(key) {
+            Some(OptionValue::Int(int)) => Some(*int),
+            _ => None,
+        }
+    }
+
+    fn count(&self, key: Key) -> Option<usize> {
+        self.int(key).and_then(|int| usize::try_from(int).ok())
+    }
+
+    fn float(&self, key: Key) -> Option<f32> {
+        match self.value(key) {
+            Some(OptionValue::Float(float)) => Some(*float as f32),
+            _ => None,
+        }
+    }
+
+    /// The request's number, else the model's, else `fallback`.
+    fn float_or(&self, key: Key, model: Option<f32>, fallback: f32) -> Result<f32> {
+        match (self.float(key), model) {
+            (Some(float), _) => Ok(float),
+            (None, Some(model)) => {
+                check_default(key, OptionValue::Float(model.into()))?;
+                Ok(model)
+            }
+            (None, None) => Ok(fallback),
+        }
+    }
+
+    /// The request's count, else the model's; limits of the model beyond a request's range are cut to it.
+    fn count_or(&self, key: Key, model: Option<usize>) -> Result<Option<usize>> {
+        match (self.count(key), model) {
+            (None, Some(model)) => {
+                let model = i32::try_from(model).unwrap_or(i32::MAX);
+                check_default(key, OptionValue::Int(model.into()))?;
+                Ok(usize::try_from(model).ok())
+            }
+            (count, _) => Ok(count),
+        }
+    }
+
+    fn flag(&self, key: Key, default: bool) -> bool {
+        match self.value(key) {
+            Some(OptionValue::Bool(flag)) => *flag,
+            _ => default,
+        }
+    }
+
+    fn text(&self, key: Key) -> Option<&str> {
+        match self.value(key) {
+            Some(OptionValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn list(&self, key: Key) -> &[String] {
+        match self.value(key) {
+            Some(OptionValue::List(words)) => words,
+            _ => &[],
+        }
+    }
+}
+
+/// A default of the model has to be in range like a client's value.
+fn check_default(key: Key, value: OptionValue) -> Result<()> {
+    let Some(spec) = OPTIONS.iter().find(|spec| spec.key == key) else { return Ok(()) };
+    let name = spec.names.first().copied().unwrap_or_default();
+    spec.check(name, value).map_err(|error| error.context("generation defaults of the model"))?;
+    Ok(())
+}
+
+fn strings(name: &str, items: Vec<Value>) -> Result<Vec<String>> {
+    let text = |item| match item {
+        Value::String(text) => Ok(text),
+        _ => {
+            Err(Error::invalid_argument(format!("{name}: got a list of other things, expected strings only")))
+        }
+    };
+    items.into_iter().map(text).collect()
 }
 
 /// Options ready for the engine.
@@ -79,3 +329,6 @@ pub struct OutputOptions {
     /// `num_output_tokens`
     pub num_output_tokens: bool,
 }
+
+#[cfg(test)]
+mod tests;

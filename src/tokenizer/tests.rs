@@ -331,3 +331,18 @@ fn a_panic_of_the_crate_is_an_error() {
     let got: std::result::Result<(), String> = guarded(|| panic!("went {}", "wrong"));
     assert_eq!(got, Err("went wrong".to_owned()));
 }
+
+/// The engine's thread keeps the detokenizers of its sequences.
+#[test]
+fn a_detokenizer_outlives_its_tokenizer_on_another_thread() {
+    let tokenizer = load(&unigram(metaspace("always"))).unwrap();
+    let the = ids(&tokenizer, &["▁the"])[0];
+    let mut detokenizer = tokenizer.detokenizer();
+    drop(tokenizer);
+    let text = std::thread::spawn(move || {
+        let mut text = String::new();
+        detokenizer.push(the, &mut text);
+        text
+    });
+    assert_eq!(text.join().unwrap(), "the");
+}

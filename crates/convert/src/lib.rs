@@ -8,9 +8,12 @@ pub mod bergamot;
 mod checkpoint;
 pub mod error;
 pub mod graph;
+pub mod huggingface;
 pub mod onnx;
 mod output;
 mod repository;
+pub mod sentencepiece;
+pub mod t5;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -62,14 +65,11 @@ pub fn convert(options: &ConvertOptions) -> Result<Report> {
     };
     let checkpoint = open(&options.source)?;
     let staging = Staging::create(&place, options.force)?;
-    let (dir, within) = match &options.target {
-        Target::Folder(_) => (staging.dir().to_owned(), Path::new("")),
-        Target::Repository { .. } => {
-            (repository::prepare(staging.dir())?, Path::new(repository::VERSION_DIR))
-        }
-    };
+    let in_repository = matches!(options.target, Target::Repository { .. });
+    let dir = if in_repository { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
     let manifest = write_artifact(checkpoint.as_ref(), &dir, options.precision)?;
-    let artifact = staging.publish()?.join(within);
+    let place = staging.publish()?;
+    let artifact = if in_repository { place.join(repository::VERSION_DIR) } else { place };
     Ok(Report { artifact, manifest })
 }
 
@@ -78,6 +78,9 @@ fn open(source: &Path) -> Result<Box<dyn Checkpoint>> {
     source.read_dir().map_err(ConvertError::io(source))?;
     if let Some(package) = bergamot::Package::find(source)? {
         return Ok(Box::new(bergamot::Bergamot::open(&package)?));
+    }
+    if let Some(checkpoint) = t5::T5::open(source)? {
+        return Ok(Box::new(checkpoint));
     }
     Err(ConvertError::UnknownCheckpoint {
         path: source.display().to_string(),

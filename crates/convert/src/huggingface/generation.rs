@@ -1,0 +1,135 @@
+//! `generation_config.json`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{CONFIG_FILE, GENERATION_FILE, read_json};
+use crate::error::Result;
+
+/// Defaults of generation as the checkpoint gives them; an absent one is none.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct GenerationConfig {
+    pub decoder_start_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+    pub pad_token_id: Option<u32>,
+    suppress_tokens: Option<Vec<u32>>,
+    max_new_tokens: Option<usize>,
+    max_length: Option<usize>,
+    pub do_sample: Option<bool>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    #[serde(flatten)]
+    others: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+/// Options that change the text and have no place in a manifest, with the value that does nothing.
+const NOT_CARRIED: [(&str, f64); 8] = [
+    ("num_beams", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("typical_p", 1.0),
+    ("penalty_alpha", 0.0),
+];
+
+/// The same for options whose absence does nothing.
+const NOT_CARRIED_WHEN_SET: [&str; 6] = [
+    "bad_words_ids",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "begin_suppress_tokens",
+    "sequence_bias",
+];
+
+impl GenerationConfig {
+    /// Reads `generation_config.json`, and special tokens that it leaves out from `config.json`. Older
+    /// checkpoints have everything in `config.json`.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let model: Self = read_json(&dir.join(CONFIG_FILE))?.unwrap_or_default();
+        let Some(own) = read_json::<Self>(&dir.join(GENERATION_FILE))? else { return Ok(model) };
+        Ok(Self {
+            decoder_start_token_id: own.decoder_start_token_id.or(model.decoder_start_token_id),
+            eos_token_id: own.eos_token_id.or(model.eos_token_id),
+            pad_token_id: own.pad_token_id.or(model.pad_token_id),
+            ..own
+        })
+    }
+
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        match &self.eos_token_id {
+            None => Vec::new(),
+            Some(OneOrMany::One(id)) => vec![*id],
+            Some(OneOrMany::Many(ids)) => ids.clone(),
+        }
+    }
+
+    pub fn suppress_tokens(&self) -> Vec<u32> {
+        self.suppress_tokens.clone().unwrap_or_default()
+    }
+
+    /// `max_length` counts the decoder's start token too; `max_new_tokens` wins over it.
+    pub fn max_new_tokens(&self) -> Option<usize> {
+        self.max_new_tokens.or_else(|| self.max_length?.checked_sub(1).filter(|&tokens| tokens > 0))
+    }
+
+    /// Names of the options that are set and that a manifest cannot hold.
+    pub fn not_carried(&self) -> Vec<&'static str> {
+        let neutral = |name: &str, neutral: f64| match self.others.get(name) {
+            None | Some(Value::Null) => true,
+            Some(value) => value.as_f64() == Some(neutral),
+        };
+        let numbers =
+            NOT_CARRIED.iter().filter(|(name, value)| !neutral(name, *value)).map(|(name, _)| *name);
+        let others = NOT_CARRIED_WHEN_SET
+            .into_iter()
+            .filter(|name| self.others.get(*name).is_some_and(|value| !value.is_null()));
+        numbers.chain(others).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> GenerationConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn ids_come_alone_or_as_a_list() {
+        assert_eq!(parse(r#"{"eos_token_id": 1}"#).eos_token_ids(), [1]);
+        assert_eq!(parse(r#"{"eos_token_id": [1, 7]}"#).eos_token_ids(), [1, 7]);
+        assert!(parse(r#"{"eos_token_id": null}"#).eos_token_ids().is_empty());
+        assert!(serde_json::from_str::<GenerationConfig>(r#"{"eos_token_id": -1}"#).is_err());
+    }
+
+    #[test]
+    fn a_length_counts_the_start_token() {
+        assert_eq!(parse(r#"{"max_length": 20}"#).max_new_tokens(), Some(19));
+        assert_eq!(parse(r#"{"max_length": 20, "max_new_tokens": 64}"#).max_new_tokens(), Some(64));
+        assert_eq!(parse(r#"{"max_length": 1}"#).max_new_tokens(), None);
+        assert_eq!(parse("{}").max_new_tokens(), None);
+    }
+
+    #[test]
+    fn options_without_a_place_are_named_unless_they_do_nothing() {
+        let config =
+            r#"{"num_beams": 4, "min_length": 0, "forced_bos_token_id": null, "bad_words_ids": [[3]]}"#;
+        assert_eq!(parse(config).not_carried(), ["num_beams", "bad_words_ids"]);
+    }
+}

@@ -1,0 +1,33 @@
+//! The files of a Hugging Face checkpoint folder: JSON configurations, safetensors, tokenizers. Knows no
+//! architecture.
+
+mod generation;
+mod safetensors;
+mod tokenizer;
+
+use std::{fs, io, path::Path};
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{ConvertError, Result};
+
+pub use generation::GenerationConfig;
+pub use safetensors::Safetensors;
+pub use tokenizer::{TokenizerFacts, write_tokenizer};
+
+pub const CONFIG_FILE: &str = "config.json";
+pub const GENERATION_FILE: &str = "generation_config.json";
+
+/// Reads a JSON file; none when it does not exist.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ConvertError::io(path)(error)),
+    };
+    let json = serde_json::from_slice(&text).map_err(|error| ConvertError::Syntax {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some(json))
+}

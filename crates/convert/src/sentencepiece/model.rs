@@ -1,0 +1,315 @@
+//! The model file: pieces, scores, and how text is normalized.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use prost::Message;
+
+use crate::error::{ConvertError, Result};
+
+/// What this module reads of `sentencepiece_model.proto`.
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<PieceProto>,
+    #[prost(message, optional, tag = "2")]
+    trainer_spec: Option<TrainerSpec>,
+    #[prost(message, optional, tag = "3")]
+    normalizer_spec: Option<NormalizerSpec>,
+    #[prost(message, optional, tag = "5")]
+    denormalizer_spec: Option<NormalizerSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PieceProto {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    #[prost(enumeration = "PieceType", optional, tag = "3", default = "Normal")]
+    r#type: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TrainerSpec {
+    #[prost(int32, optional, tag = "3", default = "1")]
+    model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24", default = "false")]
+    treat_whitespace_as_suffix: Option<bool>,
+    #[prost(bool, optional, tag = "35", default = "false")]
+    byte_fallback: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NormalizerSpec {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    precompiled_charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "3", default = "true")]
+    add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4", default = "true")]
+    remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5", default = "true")]
+    escape_whitespaces: Option<bool>,
+}
+
+/// Kind of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum PieceType {
+    Normal = 1,
+    Unknown = 2,
+    /// `</s>`, `<pad>`: never the result of text.
+    Control = 3,
+    /// Always one token where it occurs.
+    UserDefined = 4,
+    Unused = 5,
+    /// `<0x41>`: one byte of a character that has no piece.
+    Byte = 6,
+}
+
+const UNIGRAM: i32 = 1;
+
+/// A piece of the vocabulary; its id is its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Piece {
+    pub text: String,
+    pub score: f32,
+    pub kind: PieceType,
+}
+
+/// How text is changed before it is cut into pieces.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Normalizer {
+    pub name: String,
+    /// Replacement rules as a trie; empty for none.
+    pub charsmap: Vec<u8>,
+    pub add_dummy_prefix: bool,
+    pub remove_extra_whitespaces: bool,
+}
+
+/// A Unigram model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SentencePiece {
+    pub(super) path: String,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) unknown: usize,
+    pub(super) byte_fallback: bool,
+    pub(super) normalizer: Normalizer,
+}
+
+impl SentencePiece {
+    /// Reads `spiece.model` or a file like it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(ConvertError::io(path))?;
+        Self::parse(&path.display().to_string(), &bytes)
+    }
+
+    fn parse(path: &str, bytes: &[u8]) -> Result<Self> {
+        let proto = ModelProto::decode(bytes).map_err(|error| ConvertError::Syntax {
+            path: path.to_owned(),
+            reason: format!("not a SentencePiece model: {error}"),
+        })?;
+        let unsupported = |what: &str, got: &str, expected: &str| ConvertError::Unsupported {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            got: got.to_owned(),
+            expected: expected.to_owned(),
+        };
+        let trainer = proto.trainer_spec.unwrap_or_default();
+        if trainer.model_type() != UNIGRAM {
+            let got = match trainer.model_type() {
+                2 => "BPE".to_owned(),
+                3 => "WORD".to_owned(),
+                4 => "CHAR".to_owned(),
+                other => other.to_string(),
+            };
+            return Err(unsupported("the SentencePiece model type", &got, "UNIGRAM"));
+        }
+        if trainer.treat_whitespace_as_suffix() {
+            return Err(unsupported("treat_whitespace_as_suffix", "true", "false"));
+        }
+        let normalizer = proto.normalizer_spec.unwrap_or_default();
+        if !normalizer.escape_whitespaces() {
+            return Err(unsupported("escape_whitespaces", "false", "true"));
+        }
+        if proto.denormalizer_spec.is_some_and(|spec| !spec.precompiled_charsmap().is_empty()) {
+            return Err(unsupported("the denormalizer", "a rule map", "none"));
+        }
+        let charsmap = normalizer.precompiled_charsmap().to_vec();
+        check_charsmap(path, &charsmap)?;
+        let pieces = pieces(path, proto.pieces)?;
+        let mut unknowns = (0..pieces.len()).filter(|&id| pieces[id].kind == PieceType::Unknown);
+        let (Some(unknown), None) = (unknowns.next(), unknowns.next()) else {
+            return Err(damaged(path, "the number of unknown pieces", "not one", "one"));
+        };
+        if let Some(piece) = pieces.iter().find(|piece| piece.kind == PieceType::Unused) {
+            return Err(unsupported(&format!("the piece `{}`", piece.text), "unused", "pieces in use"));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            pieces,
+            unknown,
+            byte_fallback: trainer.byte_fallback(),
+            normalizer: Normalizer {
+                name: normalizer.name().to_owned(),
+                charsmap,
+                add_dummy_prefix: normalizer.add_dummy_prefix(),
+                remove_extra_whitespaces: normalizer.remove_extra_whitespaces(),
+            },
+        })
+    }
+
+    /// Number of pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// True when the sentinels are among the pieces, as in mT5.
+    pub fn has_sentinels(&self) -> bool {
+        self.contains("<extra_id_0>") || self.contains("▁<extra_id_0>")
+    }
+
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.pieces.iter().any(|piece| piece.text == text)
+    }
+}
+
+fn pieces(path: &str, protos: Vec<PieceProto>) -> Result<Vec<Piece>> {
+    let mut pieces = Vec::with_capacity(protos.len());
+    let mut seen = HashSet::with_capacity(protos.len());
+    for (id, proto) in protos.into_iter().enumerate() {
+        let score = proto.score();
+        let kind = proto.r#type.unwrap_or(PieceType::Normal as i32);
+        let kind = PieceType::try_from(kind)
+            .map_err(|_| damaged(path, &format!("the type of piece {id}"), &kind.to_string(), "1 to 6"))?;
+        let text = proto.piece.unwrap_or_default();
+        if text.is_empty() {
+            return Err(damaged(path, &format!("piece {id}"), "empty", "a text"));
+        }
+        if !score.is_finite() {
+            let what = format!("the score of piece {id}");
+            return Err(damaged(path, &what, &score.to_string(), "a finite number"));
+        }
+        if !seen.insert(text.clone()) {
+            return Err(damaged(path, &format!("piece {id}"), &format!("`{text}` again"), "a new text"));
+        }
+        pieces.push(Piece { text, score, kind });
+    }
+    Ok(pieces)
+}
+
+/// The map is a double-array trie of 32-bit units behind its size in bytes, then the replacements. Every step
+/// through it must stay inside, because what walks it at run time does not look.
+fn check_charsmap(path: &str, charsmap: &[u8]) -> Result<()> {
+    if charsmap.is_empty() {
+        return Ok(());
+    }
+    let what = "the normalizer's rule map";
+    let Some((size, rest)) = charsmap.split_first_chunk::<4>() else {
+        return Err(damaged(path, what, "shorter than its header", "at least 4 bytes"));
+    };
+    let size = u32::from_le_bytes(*size) as usize;
+    // A block of units is 256: a byte of text can lead to any place in it.
+    if size == 0 || !size.is_multiple_of(1024) || size > rest.len() {
+        let got = format!("a trie of {size} bytes in {}", rest.len());
+        return Err(damaged(path, what, &got, "a multiple of 1024 that fits"));
+    }
+    let (trie, replacements) = rest.split_at(size);
+    let replacements = std::str::from_utf8(replacements)
+        .map_err(|error| damaged(path, what, &format!("not UTF-8 ({error})"), "UTF-8"))?;
+    let units: Vec<usize> =
+        trie.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
+    // The highest bit marks a value rather than a node: a place in the replacements.
+    let is_value = |unit: usize| unit >> 31 == 1;
+    for (index, &unit) in units.iter().enumerate() {
+        if is_value(unit) {
+            let value = unit & 0x7fff_ffff;
+            if !replacements.is_char_boundary(value) {
+                return Err(damaged(path, what, &format!("a replacement at {value}"), "one inside"));
+            }
+            continue;
+        }
+        let offset = (unit >> 10) << ((unit & (1 << 9)) >> 6);
+        let next = index ^ offset;
+        let has_value = unit & (1 << 8) != 0;
+        if next | 0xff >= units.len() || (has_value && !is_value(units[next])) {
+            return Err(damaged(path, what, &format!("a step from {index} to {next}"), "one inside"));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &str, what: &str, got: &str, expected: &str) -> ConvertError {
+    ConvertError::Damaged {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        got: got.to_owned(),
+        expected: expected.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> ModelProto {
+        let piece = |text: &str, kind: PieceType| PieceProto {
+            piece: Some(text.to_owned()),
+            score: Some(-1.0),
+            r#type: Some(kind as i32),
+        };
+        ModelProto {
+            pieces: vec![piece("<unk>", PieceType::Unknown), piece("▁a", PieceType::Normal)],
+            ..ModelProto::default()
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut ModelProto)) -> String {
+        let mut proto = model();
+        change(&mut proto);
+        SentencePiece::parse("m", &proto.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_format() {
+        let model = SentencePiece::parse("m", &model().encode_to_vec()).unwrap();
+        assert!(model.normalizer.add_dummy_prefix && model.normalizer.remove_extra_whitespaces);
+        assert!(!model.byte_fallback);
+        assert_eq!((model.len(), model.unknown), (2, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_the_same_is_refused() {
+        let trainer = |spec: TrainerSpec| error(|model| model.trainer_spec = Some(spec));
+        assert!(trainer(TrainerSpec { model_type: Some(2), ..Default::default() }).contains("BPE"));
+        let suffix = TrainerSpec { treat_whitespace_as_suffix: Some(true), ..Default::default() };
+        assert!(trainer(suffix).contains("treat_whitespace_as_suffix"));
+        assert!(error(|model| model.pieces[1].r#type = Some(5)).contains("unused"));
+        assert!(error(|model| model.pieces[1].r#type = Some(9)).contains("the type of piece 1"));
+        assert!(error(|model| model.pieces[1].score = Some(f32::NAN)).contains("the score of piece 1"));
+        assert!(error(|model| model.pieces[1].piece = Some("<unk>".into())).contains("`<unk>` again"));
+        assert!(error(|model| _ = model.pieces.remove(0)).contains("unknown pieces"));
+    }
+
+    #[test]
+    fn a_rule_map_that_leads_outside_is_refused() {
+        let map = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut charsmap = 1024_u32.to_le_bytes().to_vec();
+            charsmap.resize(4 + 1024, 0);
+            charsmap.extend(b"a\0");
+            change(&mut charsmap);
+            check_charsmap("m", &charsmap)
+        };
+        assert!(map(&|_| ()).is_ok());
+        assert!(map(&|map| map.truncate(3)).is_err());
+        assert!(map(&|map| map.truncate(1000)).is_err());
+        assert!(map(&|map| map[4..8].copy_from_slice(&(256_u32 << 10).to_le_bytes())).is_err());
+        assert!(map(&|map| map[4..8].copy_from_slice(&(1_u32 << 31 | 3).to_le_bytes())).is_err());
+        assert!(map(&|map| map[1028] = 0xff).is_err());
+    }
+}

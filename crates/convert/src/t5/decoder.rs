@@ -1,0 +1,110 @@
+//! The decoder graph: embedded target tokens and the caches to logits.
+//!
+//! ```text
+//! x ─ norm ─ qkv ─ CachedAttention ─ o ─ add+norm ─ q ─ CrossAttention ─ o ─ add+norm ─ feed-forward ─ …
+//!   … ─ final norm ─ Gather(logit_rows) ─ (scale) ─ head
+//! ```
+
+use textgen_artifact::Geometry;
+
+use super::{
+    layers::Layers,
+    tensors::{self, Stack},
+};
+use crate::{
+    checkpoint::Precision,
+    error::Result,
+    graph::{DecoderInputs, GraphBuilder, Linear, SelfCaches, Value},
+    weights::{StoredTable, WeightsWriter},
+};
+
+const STACK: Stack = Stack::Decoder;
+
+pub fn graph<'w>(
+    layers: &Layers,
+    geometry: &Geometry,
+    embedding: &StoredTable,
+    weights: &'w mut WeightsWriter,
+) -> Result<GraphBuilder<'w>> {
+    let mut graph = GraphBuilder::new("decoder", weights);
+    let graph_ref = &mut graph;
+    let inputs = DecoderInputs::declare(graph_ref, geometry);
+    let caches = SelfCaches::declare(graph_ref, geometry, inputs.row_offsets);
+    let biases = layers.position_biases(graph_ref, STACK)?;
+    let heads = layers.heads();
+
+    let mut present = Vec::with_capacity(geometry.decoder_layers);
+    let mut stream = layers.begin(
+        graph_ref,
+        "/decoder/layers.0/self_attn_norm",
+        inputs.x,
+        &STACK.self_attention_norm(0),
+    )?;
+    for (layer, &bias) in biases.iter().enumerate() {
+        let address = format!("/decoder/layers.{layer}");
+        let attention = STACK.self_attention(layer);
+        let at = format!("{address}/self_attn");
+        let qkv = layers.projection(
+            graph_ref,
+            &format!("{at}/qkv"),
+            stream.normed,
+            &attention,
+            &["q", "k", "v"],
+        )?;
+        let past = caches.past[layer];
+        let (mixed, cache) = graph_ref.cached_attention(&at, qkv, caches.rows, past, Some(bias), heads);
+        present.push(cache);
+        let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
+        let norm = tensors::cross_attention_norm(layer);
+        stream = layers.join(graph_ref, &format!("{address}/cross_attn_norm"), stream, branch, &norm)?;
+
+        let attention = tensors::cross_attention(layer);
+        let at = format!("{address}/cross_attn");
+        let q = layers.projection(graph_ref, &format!("{at}/q"), stream.normed, &attention, &["q"])?;
+        let mixed = graph_ref.cross_attention(&at, q, inputs.cross_rows, inputs.cross[layer], heads);
+        let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
+        let norm = STACK.feed_forward_norm(layer);
+        stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;
+
+        let at = format!("{address}/mlp");
+        let branch = layers.feed_forward(graph_ref, &at, stream.normed, &STACK.feed_forward(layer))?;
+        let (at, norm) = if layer + 1 == biases.len() {
+            ("/decoder/final_norm".to_owned(), STACK.final_norm())
+        } else {
+            let next = layer + 1;
+            (format!("/decoder/layers.{next}/self_attn_norm"), STACK.self_attention_norm(next))
+        };
+        stream = layers.join(graph_ref, &at, stream, branch, &norm)?;
+    }
+
+    let hidden = graph_ref.gather_rows("/decoder/Gather", stream.normed, inputs.logit_rows);
+    let logits = head(layers, graph_ref, hidden, embedding)?;
+    SelfCaches::finish(graph_ref, geometry, &present);
+    DecoderInputs::finish(graph_ref, geometry, logits);
+    Ok(graph)
+}
+
+fn head(
+    layers: &Layers,
+    graph: &mut GraphBuilder,
+    hidden: Value<f32>,
+    embedding: &StoredTable,
+) -> Result<Value<f32>> {
+    const ADDRESS: &str = "/lm_head";
+    let shape @ [outputs, inputs] = [layers.config.vocab_size, layers.config.d_model];
+    let hidden = if layers.config.scaled_output {
+        graph.scale("/decoder/scale", hidden, (inputs as f32).sqrt().recip())
+    } else {
+        hidden
+    };
+    let tensor = match &layers.layout.head {
+        // In 8 bits the head has a matrix of its own: it wants another layout than the lookup table.
+        None if layers.precision == Precision::Fp32 => {
+            return graph.tied_linear(ADDRESS, hidden, embedding, shape, None);
+        }
+        None => &layers.layout.decoder_embedding,
+        Some(head) => head,
+    };
+    let weight = layers.matrix(tensor.trim_end_matches(".weight"), outputs, inputs)?;
+    graph.linear(ADDRESS, hidden, Linear { weight, bias: None, format: layers.format() })
+}

@@ -1,0 +1,76 @@
+//! The encoder graph: embedded source to the decoder's cross-attention caches.
+//!
+//! ```text
+//! x ─ norm ─ qkv ─ RaggedAttention ─ o ─ add+norm ─ feed-forward ─ add+norm ─ … ─ final norm
+//!                                                                                  │ for each decoder layer
+//!                                                                                  └ kv ─ CacheWrite
+//! ```
+
+use textgen_artifact::Geometry;
+
+use super::{
+    layers::Layers,
+    tensors::{self, Stack},
+};
+use crate::{
+    error::Result,
+    graph::{EncoderInputs, GraphBuilder},
+    weights::WeightsWriter,
+};
+
+const STACK: Stack = Stack::Encoder;
+
+pub fn graph<'w>(
+    layers: &Layers,
+    geometry: &Geometry,
+    weights: &'w mut WeightsWriter,
+) -> Result<GraphBuilder<'w>> {
+    let mut graph = GraphBuilder::new("encoder", weights);
+    let graph_ref = &mut graph;
+    let inputs = EncoderInputs::declare(graph_ref, geometry);
+    let biases = layers.position_biases(graph_ref, STACK)?;
+
+    let mut stream = layers.begin(
+        graph_ref,
+        "/encoder/layers.0/self_attn_norm",
+        inputs.x,
+        &STACK.self_attention_norm(0),
+    )?;
+    for (layer, &bias) in biases.iter().enumerate() {
+        let address = format!("/encoder/layers.{layer}");
+        let attention = STACK.self_attention(layer);
+        let at = format!("{address}/self_attn");
+        let qkv = layers.projection(
+            graph_ref,
+            &format!("{at}/qkv"),
+            stream.normed,
+            &attention,
+            &["q", "k", "v"],
+        )?;
+        let mixed = graph_ref.ragged_attention(&at, qkv, inputs.row_offsets, Some(bias), layers.heads());
+        let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
+        let norm = STACK.feed_forward_norm(layer);
+        stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;
+
+        let at = format!("{address}/mlp");
+        let branch = layers.feed_forward(graph_ref, &at, stream.normed, &STACK.feed_forward(layer))?;
+        let (at, norm) = if layer + 1 == biases.len() {
+            ("/encoder/final_norm".to_owned(), STACK.final_norm())
+        } else {
+            let next = layer + 1;
+            (format!("/encoder/layers.{next}/self_attn_norm"), STACK.self_attention_norm(next))
+        };
+        stream = layers.join(graph_ref, &at, stream, branch, &norm)?;
+    }
+
+    let mut present = Vec::with_capacity(geometry.decoder_layers);
+    for (layer, &past) in inputs.cross.iter().enumerate() {
+        let at = format!("/decoder/layers.{layer}/cross_attn");
+        let attention = tensors::cross_attention(layer);
+        let kv = layers.projection(graph_ref, &format!("{at}/kv"), stream.normed, &attention, &["k", "v"])?;
+        let kv_heads = geometry.cross_kv_heads;
+        present.push(graph_ref.cache_write(&at, kv, inputs.row_offsets, inputs.slots, past, kv_heads));
+    }
+    EncoderInputs::finish(graph_ref, geometry, &present);
+    Ok(graph)
+}

@@ -1,0 +1,180 @@
+//! What both stacks are made of.
+
+use super::{
+    bias,
+    config::{Activation, Config},
+    tensors::{Layout, Stack},
+};
+use crate::{
+    checkpoint::Precision,
+    error::Result,
+    graph::{GraphBuilder, Heads, Linear, LinearFormat, Norm, Value},
+    huggingface::Safetensors,
+    weights::{Matrix, TensorSource},
+};
+
+/// `MatMulNBits` takes its inputs in blocks of so many.
+const BLOCK: usize = 32;
+
+/// Reads the weights of a block and adds its nodes to a graph.
+pub struct Layers<'a> {
+    pub config: &'a Config,
+    pub layout: &'a Layout,
+    tensors: &'a Safetensors,
+    pub precision: Precision,
+}
+
+/// A residual stream between two blocks.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// Sum of all branches so far.
+    pub residual: Value<f32>,
+    /// The same, normalized for the next block.
+    pub normed: Value<f32>,
+}
+
+impl<'a> Layers<'a> {
+    pub fn new(
+        config: &'a Config,
+        layout: &'a Layout,
+        tensors: &'a Safetensors,
+        precision: Precision,
+    ) -> Self {
+        Self { config, layout, tensors, precision }
+    }
+
+    /// Every attention here is without a scale and has a key head for each query head.
+    pub fn heads(&self) -> Heads {
+        Heads { query: self.config.heads, kv: self.config.heads, scale: 1.0 }
+    }
+
+    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
+        self.tensors.matrix(&format!("{name}.weight"), outputs, inputs)
+    }
+
+    fn norm(&self, tensor: &str) -> Result<Norm> {
+        let scale = self.tensors.vector(tensor, self.config.d_model)?;
+        Ok(Norm { scale, bias: None, epsilon: self.config.epsilon })
+    }
+
+    /// Format of a product whose inputs are well behaved.
+    pub fn format(&self) -> LinearFormat {
+        match self.precision {
+            Precision::Fp32 => LinearFormat::F32,
+            Precision::Int8 => LinearFormat::Int8Column,
+        }
+    }
+
+    /// Format of the feed-forward output, whose inputs have outliers.
+    fn outlier_format(&self) -> LinearFormat {
+        match self.precision {
+            Precision::Int8 if self.config.d_ff.is_multiple_of(BLOCK) => LinearFormat::Int8Block32,
+            _ => LinearFormat::F32,
+        }
+    }
+
+    pub fn begin(
+        &self,
+        graph: &mut GraphBuilder,
+        address: &str,
+        x: Value<f32>,
+        norm: &str,
+    ) -> Result<Stream> {
+        let normed = graph.rms_norm(address, x, &self.norm(norm)?)?;
+        Ok(Stream { residual: x, normed })
+    }
+
+    /// Adds a block's output to the stream and normalizes it for the next one.
+    pub fn join(
+        &self,
+        graph: &mut GraphBuilder,
+        address: &str,
+        stream: Stream,
+        branch: Value<f32>,
+        norm: &str,
+    ) -> Result<Stream> {
+        let (normed, residual) = graph.add_rms_norm(address, stream.residual, branch, &self.norm(norm)?)?;
+        Ok(Stream { residual, normed })
+    }
+
+    /// Several projections of one attention's input as one product.
+    pub fn projection(
+        &self,
+        graph: &mut GraphBuilder,
+        address: &str,
+        x: Value<f32>,
+        attention: &str,
+        parts: &[&str],
+    ) -> Result<Value<f32>> {
+        let Config { inner, d_model, .. } = *self.config;
+        let parts = parts.iter().map(|part| self.matrix(&format!("{attention}.{part}"), inner, d_model));
+        let weight = Matrix::stack(parts.collect::<Result<_>>()?);
+        graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
+    }
+
+    pub fn attention_output(
+        &self,
+        graph: &mut GraphBuilder,
+        address: &str,
+        x: Value<f32>,
+        attention: &str,
+    ) -> Result<Value<f32>> {
+        let weight = self.matrix(&format!("{attention}.o"), self.config.d_model, self.config.inner)?;
+        graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
+    }
+
+    /// The bias of each layer's self-attention; one value for all where they share it.
+    pub fn position_biases(&self, graph: &mut GraphBuilder, stack: Stack) -> Result<Vec<Value<f32>>> {
+        let Config { heads, buckets, .. } = *self.config;
+        let layers = stack.layers(self.config);
+        let tables = if self.layout.has_own_tables(stack) { layers } else { 1 };
+        let mut biases = Vec::with_capacity(layers);
+        for layer in 0..tables {
+            let table = self.tensors.matrix(&stack.bias_table(layer), buckets.count, heads)?.into_f32();
+            let values = match stack {
+                Stack::Encoder => bias::both_directions(&table, heads, buckets),
+                Stack::Decoder => bias::backwards(&table, heads, buckets),
+            };
+            let name = format!("{}.layers.{layer}.self_attn.position_bias", stack.name());
+            biases.push(graph.initializer(&name, &[heads, values.len() / heads], &values)?);
+        }
+        let last = biases[tables - 1];
+        biases.resize(layers, last);
+        Ok(biases)
+    }
+
+    // gated:  x ─ wi (both) ─ Split ─┬─ act ─ Mul ─ wo        plain:  x ─ wi ─ act ─ wo
+    //                                └────────┘
+    pub fn feed_forward(
+        &self,
+        graph: &mut GraphBuilder,
+        address: &str,
+        x: Value<f32>,
+        prefix: &str,
+    ) -> Result<Value<f32>> {
+        let Config { d_model, d_ff, gated, .. } = *self.config;
+        let input = |name: &str| self.matrix(&format!("{prefix}.{name}"), d_ff, d_model);
+        let weight = if gated { Matrix::stack(vec![input("wi_0")?, input("wi_1")?]) } else { input("wi")? };
+        let wi = Linear { weight, bias: None, format: self.format() };
+        let hidden = graph.linear(&format!("{address}/wi"), x, wi)?;
+        let hidden = if gated {
+            let (gate, value) = graph.halves(&format!("{address}/Split"), hidden);
+            let gate = self.activation(graph, &format!("{address}/act"), gate);
+            graph.mul(&format!("{address}/Mul"), gate, value)
+        } else {
+            self.activation(graph, &format!("{address}/act"), hidden)
+        };
+        let weight = self.matrix(&format!("{prefix}.wo"), d_model, d_ff)?;
+        let wo = Linear { weight, bias: None, format: self.outlier_format() };
+        graph.linear(&format!("{address}/wo"), hidden, wo)
+    }
+
+    fn activation(&self, graph: &mut GraphBuilder, address: &str, x: Value<f32>) -> Value<f32> {
+        match self.config.activation {
+            Activation::Relu => graph.relu(address, x),
+            Activation::GeluTanh => graph.gelu_tanh(address, x),
+            Activation::GeluErf => graph.gelu_erf(address, x),
+            Activation::Silu => graph.silu(address, x),
+        }
+    }
+}

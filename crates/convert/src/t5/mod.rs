@@ -1,0 +1,159 @@
+//! The T5 family: T5, T5 v1.1, Flan, mT5, umT5, MADLAD.
+//!
+//! Pre-norm RMSNorm without biases, a relative position bias instead of positions, no scale in attention, and
+//! a final norm on each stack. What tells the variants apart is read from `config.json` ([`config`]) and,
+//! where that is known to mislead, from the tensors that are there ([`tensors`]).
+//!
+//! Precision plan of `int8`: every product in signed 8 bits with a scale for each output, the head among them,
+//! but for the feed-forward output `wo`. Its inputs have outliers (120,000 in published checkpoints), which
+//! would take a row's whole range; it is in blocks of 32 with activations quantized by block, or in f32 where
+//! `d_ff` is no multiple of 32. Embedding tables are f16; residual, norms and attention f32.
+
+mod bias;
+mod config;
+mod decoder;
+mod encoder;
+mod layers;
+mod tensors;
+
+use std::path::Path;
+
+use textgen_artifact::{DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry};
+
+use crate::{
+    checkpoint::{Checkpoint, Description, Precision},
+    error::{ConvertError, Result},
+    huggingface::{CONFIG_FILE, GenerationConfig, Safetensors, TokenizerFacts, write_tokenizer},
+    weights::{EmbeddingFormat, StoredTable, TensorSource, WeightsWriter},
+};
+
+use config::Config;
+use layers::Layers;
+use tensors::Layout;
+
+/// Token that ends a sequence and that which starts one, where no configuration names them.
+const DEFAULT_EOS: u32 = 1;
+const DEFAULT_START: u32 = 0;
+
+/// A checkpoint of the family.
+#[derive(Debug)]
+pub struct T5 {
+    /// The folder.
+    source: std::path::PathBuf,
+    config: Config,
+    tensors: Safetensors,
+    layout: Layout,
+    generation: GenerationSpec,
+}
+
+impl T5 {
+    /// Opens the folder of a checkpoint; none when it is not of this family.
+    pub fn open(source: &Path) -> Result<Option<Self>> {
+        let Some(config) = Config::read(source)? else { return Ok(None) };
+        let tensors = Safetensors::open(source)?;
+        let layout = Layout::of(&tensors, &config)?;
+        let generation = generation(source, &config)?;
+        Ok(Some(Self { source: source.to_owned(), config, tensors, layout, generation }))
+    }
+
+    fn geometry(&self) -> Geometry {
+        let config = &self.config;
+        Geometry {
+            d_model: config.d_model,
+            encoder_layers: config.encoder_layers,
+            decoder_layers: config.decoder_layers,
+            vocab_size: config.vocab_size,
+            head_dim: config.head_dim,
+            self_kv_heads: config.heads,
+            cross_kv_heads: config.heads,
+            state_width: 0,
+            max_source_tokens: None,
+            max_target_tokens: None,
+        }
+    }
+
+    fn write_embedding(
+        &self,
+        weights: &mut WeightsWriter,
+        tensor: &str,
+        precision: Precision,
+    ) -> Result<StoredTable> {
+        let table = self.tensors.matrix(tensor, self.config.vocab_size, self.config.d_model)?;
+        let format = match precision {
+            Precision::Fp32 => EmbeddingFormat::F32,
+            Precision::Int8 => EmbeddingFormat::F16,
+        };
+        weights.embedding(tensor.trim_end_matches(".weight"), table, format)
+    }
+}
+
+impl Checkpoint for T5 {
+    fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
+        // First what is quick and may be refused.
+        let eos_token_id = self.generation.eos_token_ids.first().copied().unwrap_or(DEFAULT_EOS);
+        let facts = TokenizerFacts { eos_token_id, vocab_size: self.config.vocab_size };
+        let tokenizer = write_tokenizer(&self.source, dir, facts)?;
+
+        let encoder_table = self.write_embedding(weights, &self.layout.encoder_embedding, precision)?;
+        let decoder_table = if self.layout.decoder_embedding == self.layout.encoder_embedding {
+            encoder_table.clone()
+        } else {
+            self.write_embedding(weights, &self.layout.decoder_embedding, precision)?
+        };
+        let geometry = self.geometry();
+        let layers = Layers::new(&self.config, &self.layout, &self.tensors, precision);
+        encoder::graph(&layers, &geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
+        decoder::graph(&layers, &geometry, &decoder_table, weights)?.write(&dir.join(DECODER_FILE))?;
+
+        let spec = |table: StoredTable| EmbeddingSpec {
+            table: table.table,
+            row_scale: table.row_scale,
+            scale: 1.0,
+            positions: None,
+        };
+        Ok(Description {
+            family: self.config.variant.name(),
+            geometry,
+            embeddings: Embeddings { encoder: spec(encoder_table), decoder: spec(decoder_table) },
+            tokenizer,
+            generation: self.generation.clone(),
+        })
+    }
+}
+
+fn generation(source: &Path, config: &Config) -> Result<GenerationSpec> {
+    let given = GenerationConfig::read(source)?;
+    for name in given.not_carried() {
+        log::warn!("{}: the generation option `{name}` is not carried over", source.display());
+    }
+    let mut eos_token_ids = given.eos_token_ids();
+    if eos_token_ids.is_empty() {
+        eos_token_ids.push(DEFAULT_EOS);
+    }
+    let spec = GenerationSpec {
+        decoder_start_token_id: given.decoder_start_token_id.or(given.pad_token_id).unwrap_or(DEFAULT_START),
+        eos_token_ids,
+        pad_token_id: given.pad_token_id,
+        suppress_tokens: given.suppress_tokens(),
+        max_new_tokens: given.max_new_tokens(),
+        max_new_tokens_per_source_token: None,
+        do_sample: given.do_sample.unwrap_or(false),
+        temperature: given.temperature,
+        top_k: given.top_k,
+        top_p: given.top_p,
+        min_p: given.min_p,
+        repetition_penalty: given.repetition_penalty,
+    };
+    let ids = spec.eos_token_ids.iter().chain(&spec.suppress_tokens).chain(&spec.pad_token_id);
+    for &id in ids.chain([&spec.decoder_start_token_id]) {
+        if id as usize >= config.vocab_size {
+            return Err(ConvertError::Unsupported {
+                path: source.join(CONFIG_FILE).display().to_string(),
+                what: "a token id of the configuration".to_owned(),
+                got: id.to_string(),
+                expected: format!("one below `vocab_size` ({})", config.vocab_size),
+            });
+        }
+    }
+    Ok(spec)
+}
