@@ -69,10 +69,14 @@ env: $(ENV_STAMP) ## Make the virtual environment .venv: server, runtime, weight
 $(ENV_STAMP):
 	@tools/environment.sh $@
 
-.PHONY: backend
-backend: env ## Build textgen/, ready for any Triton's backends folder
+# Both in one run of Cargo: apart, the program's features would rebuild the plugin, and the other way round.
+.PHONY: binaries
+binaries: env
 	@: $(CARGO_TOOLS)
-	cargo build --release --package triton_textgen --lib
+	cargo build --release --package triton_textgen --package textgen-cli
+
+.PHONY: backend
+backend: binaries ## Build textgen/, ready for any Triton's backends folder
 	@mkdir -p textgen
 	@install -C -m 644 $(TARGET)/release/libtriton_textgen.so textgen/libtriton_textgen.so
 	@install -C -m 644 $(TEXTGEN_RUNTIME_LIBRARY) textgen/libonnxruntime.so
@@ -81,9 +85,7 @@ backend: env ## Build textgen/, ready for any Triton's backends folder
 	@install -C -m 644 $(NATIVE)/onnxruntime/ThirdPartyNotices.txt textgen/ThirdPartyNotices.onnxruntime
 
 .PHONY: cli
-cli: env ## Build target/release/textgen, the command-line program
-	@: $(CARGO_TOOLS)
-	cargo build --release --package textgen-cli
+cli: binaries ## Build target/release/textgen, the command-line program
 
 .PHONY: demo-models
 demo-models: cli $(DIRECTIONS:%=$(DEMO)/translate-%/.converted) $(DEMO)/paraphrase-en/.copied ## Convert the demo's models

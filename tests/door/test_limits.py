@@ -27,9 +27,9 @@ def full(server, grpc_door):
 def test_a_full_queue_answers_at_once(server, grpc_door, http, full):
     before = outcomes(server, "narrow")["rejected"]
     reply = http.generate("narrow", ENGLISH)
-    assert reply.status == 400 and "max_queue_requests" in reply.error
+    assert reply.status == 400 and "queue is full" in reply.error
     (answer,) = grpc_door.stream("narrow", ENGLISH)
-    assert "max_queue_requests" in answer.error
+    assert "queue is full" in answer.error
     call = grpc_door.stub.ModelStreamInfer(
         iter([grpc_door.request("narrow", ENGLISH)]), timeout=60, metadata=[("triton_grpc_error", "true")]
     )

@@ -107,10 +107,20 @@ def test_num_return_sequences(http):
 
 
 def test_num_return_sequences_of_several_texts(http):
-    out = http.infer_text(MODEL, [ENGLISH, OTHER_ENGLISH], num_return_sequences=2, return_num_input_tokens=True)
-    first, second = out["num_input_tokens"][0], out["num_input_tokens"][2]
-    assert out["text_output"][0] == out["text_output"][1] != out["text_output"][2] == out["text_output"][3]
+    """Sequence `i · n + j` is sample `j` of text `i`, and has the seed of its place."""
+    options = {"temperature": 1.5, "seed": 5, "return_num_input_tokens": True}
+    out = http.infer_text(MODEL, [ENGLISH, OTHER_ENGLISH], num_return_sequences=2, **options)
+    alone = [http.infer_text(MODEL, text, num_return_sequences=1, **options) for text in (ENGLISH, OTHER_ENGLISH)]
+    (first,), (second,) = (each["num_input_tokens"] for each in alone)
     assert out["num_input_tokens"] == [first, first, second, second]
+    assert out["text_output"][0] == alone[0]["text_output"][0]
+    assert len(out["text_output"]) == 4
+
+
+def test_greedy_samples_are_refused(http):
+    """They would all be the same."""
+    reply = http.infer(MODEL, [tensor("text_input", ENGLISH), tensor("num_return_sequences", 2)])
+    assert reply.status == 400 and "num_return_sequences" in reply.error
 
 
 def test_decoder_text_input(http, greedy):
@@ -246,7 +256,7 @@ def test_what_known_load_generators_send(http, greedy):
         ("beam_width", 0),
         ("end_id", -7),
         ("end_id", 2_000_000_000),
-        ("stop_words", [""]),
+        ("stop_words", ["a", ""]),
         ("sampling_parameters", "not json"),
         ("sampling_parameters", "[1]"),
         ("sampling_parameters", '{"max_tokens":"many"}'),
