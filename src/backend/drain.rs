@@ -10,11 +10,11 @@ use std::{
 
 use crate::{error::Error, triton::ReadyProbe};
 
-/// Notices that the model is being unloaded or the server shuts down, and gives running requests
-/// `drain_timeout_ms` from then.
+/// Notices that the server has stopped to send requests, and gives the running ones `drain_timeout_ms` from then.
 ///
-/// The host does not tell: it waits for the requests, and a server that shuts down crashes when they outlast
-/// its own timeout. But it stops calling the model ready at once, and that can be asked.
+/// The host does not tell: it waits for the requests however long they take, and a server that shuts down may
+/// crash when they outlast its own timeout. But from the start of an unload, and of a shutdown once the doors
+/// are closed, it no longer calls the model ready, and that can be asked.
 pub struct DrainWatch {
     probe: ReadyProbe,
     timeout: Duration,
@@ -22,7 +22,7 @@ pub struct DrainWatch {
     expired: AtomicBool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Not ready yet: the model is being loaded, and its warm-up requests run.
     Loading,

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{drain::DrainWatch, mailbox::Mailbox, pace::Pacer};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    triton::guard,
+};
 
 /// How often the server is asked whether it still sends requests, while requests run.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -144,9 +147,7 @@ fn run(queue: &ReadyQueue, pacer: &Pacer, drain: &DrainWatch) {
                 match catch_unwind(AssertUnwindSafe(|| mailbox.deliver())) {
                     Ok(true) => queue.push(mailbox),
                     Ok(false) => {}
-                    Err(_) => {
-                        log::error!("sending a response panicked; this is a defect of the textgen backend")
-                    }
+                    Err(panic) => log::error!("{}", guard::panicked("sending a response", &*panic)),
                 }
             }
             Turn::Idle => {}
