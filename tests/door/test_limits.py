@@ -1,0 +1,83 @@
+"""A full queue answers at once; limits of an entry hold."""
+
+import grpc
+import pytest
+
+from harness.grpc_door import error_code, replies
+from harness.metrics import outcomes, running, waiting
+from harness.repository import parameters
+from harness.server import eventually
+from harness.texts import ENGLISH, LASTING, LONG
+
+
+@pytest.fixture
+def full(server, grpc_door):
+    """The entry `narrow` with its one place taken and its queue of two full."""
+    eventually(lambda: running(server, "narrow") == 0 and waiting(server, "narrow") == 0)
+    calls = [grpc_door.open_stream(grpc_door.request("narrow", LONG, stream=True, **LASTING))]
+    next(calls[0])
+    for count in (1, 2):
+        calls.append(grpc_door.open_stream(grpc_door.request("narrow", ENGLISH, stream=True)))
+        eventually(lambda count=count: waiting(server, "narrow") == count)
+    yield calls
+    for call in calls:
+        call.cancel()
+
+
+def test_a_full_queue_answers_at_once(server, grpc_door, http, full):
+    before = outcomes(server, "narrow")["rejected"]
+    reply = http.generate("narrow", ENGLISH)
+    assert reply.status == 400 and "max_queue_requests" in reply.error
+    (answer,) = grpc_door.stream("narrow", ENGLISH)
+    assert "max_queue_requests" in answer.error
+    call = grpc_door.stub.ModelStreamInfer(
+        iter([grpc_door.request("narrow", ENGLISH)]), timeout=60, metadata=[("triton_grpc_error", "true")]
+    )
+    assert error_code(lambda: list(call))[0] == grpc.StatusCode.UNAVAILABLE
+    assert waiting(server, "narrow") == 2, "those that wait are not disturbed"
+    assert outcomes(server, "narrow")["rejected"] == before + 3
+
+
+def test_those_that_wait_are_served_in_the_end(full):
+    full[0].cancel()
+    for call in full[1:]:
+        assert "".join("".join(reply.outputs.get("text_output", [])) for reply in replies(call)) == "O gato dorme no sofá."
+
+
+def test_sequences_of_one_request_are_bounded(http):
+    """Texts times samples; the default of `max_request_sequences` is 1024."""
+    reply = http.generate("whole", [ENGLISH] * 40, num_return_sequences=30, temperature=1.0)
+    assert reply.status == 400 and "max_request_sequences" in reply.error
+
+
+def test_max_tokens_beyond_the_entry_is_refused_or_bounded(http):
+    reply = http.generate("lasting", ENGLISH, max_tokens=1_000_000)
+    assert reply.status == 400 or reply.json["text_output"] == "O gato dorme no sofá."
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("max_sequences", "0"),
+        ("max_sequences", "many"),
+        ("max_source_tokens", "-1"),
+        ("max_target_tokens", "0"),
+        ("intra_op_threads", "-2"),
+        ("request_timeout_ms", "soon"),
+        ("runtime_library", "/nowhere/libonnxruntime.so"),
+        ("max_sequence", "8"),
+    ],
+)
+def test_a_wrong_key_or_value_fails_the_load_and_is_named(own_server, key, value):
+    """Also a misspelt one: a limit that is silently not there is worse than none."""
+    def fill(repository):
+        repository.add("good")
+        repository.add("bad", parameters(**{key: value}))
+
+    with own_server(fill, "--exit-on-error=false", "--strict-readiness=false") as (server, http, _):
+        eventually(lambda: http.ready("good"), 60)
+        assert not http.ready("bad")
+        index = http.post("/v2/repository/index").json
+        (reason,) = [entry["reason"] for entry in index if entry["name"] == "bad"]
+        assert key in reason or value in reason, reason
+        assert http.text("good", ENGLISH) == "O gato dorme no sofá."

@@ -1,0 +1,1 @@
+"""The real server and its doors, as the tests use them."""
