@@ -252,8 +252,6 @@ fn runtime_beside(plugin: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use serde_json::json;
 
     use super::*;

@@ -84,7 +84,7 @@ impl Executor for Copier {
             return Err(Error::internal("the step fails"));
         }
         self.logits.clear();
-        let mut step = Vec::new();
+        let mut step: Vec<(i32, i32, i32)> = Vec::new();
         for row in 0..batch.rows() {
             let (slot, position) = (batch.slots[row], batch.positions[row]);
             assert!(!step.iter().any(|&(taken, ..)| taken == slot), "slot {slot} is in two rows");
