@@ -46,6 +46,9 @@ const HEADERS: &[&str] = &[
     "via",
 ];
 
+const INPUT: &str = "input";
+const PARAMETER: &str = "parameter";
+
 /// A request as its client meant it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientRequest {
@@ -84,7 +87,7 @@ impl ClientRequest {
 
         let (mut inputs, mut parameters) = (Source::default(), Source::default());
         for tensor in content.inputs.iter().filter(|tensor| tensor.name != schema::TEXT_INPUT) {
-            let spec = schema::input(&tensor.name).ok_or_else(|| unknown("input", &tensor.name))?;
+            let spec = schema::input(&tensor.name).ok_or_else(|| unknown(INPUT, &tensor.name))?;
             if let Some(value) = read_option(tensor, &spec, interface.batched)? {
                 inputs.set(spec.name, value)?;
             }
@@ -93,7 +96,7 @@ impl ClientRequest {
             if RequestOptions::knows(name) {
                 parameters.set(name, option_of(name, value)?)?;
             } else if !is_foreign(name, value) {
-                return Err(unknown("parameter", name));
+                return Err(unknown(PARAMETER, name));
             }
         }
         let options = inputs.direct.over(parameters.direct).over(inputs.json).over(parameters.json);
@@ -277,7 +280,8 @@ fn named_outputs(asked: &[String], interface: &ModelInterface) -> Result<Option<
 }
 
 fn unknown(kind: &str, name: &str) -> Error {
-    let known: Vec<&str> = schema::inputs().map(|spec| spec.name).collect();
+    let inputs = schema::inputs().map(|spec| spec.name);
+    let known: Vec<&str> = inputs.filter(|&known| kind == INPUT || known != schema::TEXT_INPUT).collect();
     Error::invalid_argument(format!("unknown {kind} `{name}`; known are {}", known.join(", ")))
 }
 
