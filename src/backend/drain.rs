@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::Error, triton::ReadyProbe};
+use crate::error::Error;
 
 /// Notices that the server has stopped to send requests, and gives the running ones `drain_timeout_ms` from then.
 ///
@@ -16,7 +16,7 @@ use crate::{error::Error, triton::ReadyProbe};
 /// crash when they outlast its own timeout. But from the start of an unload, and of a shutdown once the doors
 /// are closed, it no longer calls the model ready, and that can be asked.
 pub struct DrainWatch {
-    probe: ReadyProbe,
+    is_ready: Box<dyn Fn() -> bool + Send + Sync>,
     timeout: Duration,
     state: Mutex<State>,
     expired: AtomicBool,
@@ -33,14 +33,19 @@ enum State {
 }
 
 impl DrainWatch {
-    /// Asks through `probe`.
-    pub fn new(probe: ReadyProbe, timeout: Duration) -> Self {
-        Self { probe, timeout, state: Mutex::new(State::Loading), expired: AtomicBool::new(false) }
+    /// `is_ready` asks the server whether it sends requests to the model.
+    pub fn new(is_ready: impl Fn() -> bool + Send + Sync + 'static, timeout: Duration) -> Self {
+        Self {
+            is_ready: Box::new(is_ready),
+            timeout,
+            state: Mutex::new(State::Loading),
+            expired: AtomicBool::new(false),
+        }
     }
 
     /// Asks the server; to be called a few times in a second while requests run.
     pub fn poll(&self) {
-        let ready = self.probe.is_ready();
+        let ready = (self.is_ready)();
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, expired) = state.next(ready, now, self.timeout);
