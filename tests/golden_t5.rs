@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::{Map, Value};
 use support::{Artifact, fixture, ids, read_json, submit, wait};
@@ -84,7 +84,7 @@ fn a_wrong_switch_fails_every_fixture() {
 }
 
 /// A copy of a checkpoint with the flip's change of its configuration or its tensors.
-fn flipped(source: &std::path::Path, flip: &Value) -> tempfile::TempDir {
+fn flipped(source: &Path, flip: &Value) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in fs::read_dir(source).unwrap() {
         let file = file.unwrap();
@@ -103,17 +103,30 @@ fn flipped(source: &std::path::Path, flip: &Value) -> tempfile::TempDir {
     let dropped: Vec<String> =
         flip["drop"].as_array().into_iter().flatten().map(|name| name.as_str().unwrap().to_owned()).collect();
     if !dropped.is_empty() {
-        drop_tensors(&copy.path().join("model.safetensors"), &dropped);
+        drop_tensors(copy.path(), &dropped);
     }
     copy
 }
 
-/// Rewrites a safetensors header without the named tensors; their data stays where it is, which the format
-/// does not allow as a hole, so the remaining tensors are written anew.
-fn drop_tensors(path: &std::path::Path, dropped: &[String]) {
-    let bytes = fs::read(path).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let kept: Vec<_> = tensors.tensors().into_iter().filter(|(name, _)| !dropped.contains(name)).collect();
-    assert_eq!(kept.len() + dropped.len(), tensors.len(), "{dropped:?} are not all in {}", path.display());
-    fs::write(path, safetensors::serialize(kept, None).unwrap()).unwrap();
+/// Rewrites the safetensors files of a checkpoint without the named tensors.
+fn drop_tensors(dir: &Path, dropped: &[String]) {
+    let mut found = 0;
+    for file in fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let bytes = fs::read(&path).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let (gone, kept): (Vec<_>, Vec<_>) =
+                tensors.tensors().into_iter().partition(|(name, _)| dropped.contains(name));
+            found += gone.len();
+            fs::write(&path, safetensors::serialize(kept, None).unwrap()).unwrap();
+        }
+    }
+    assert_eq!(found, dropped.len(), "{dropped:?} are not all in {}", dir.display());
+    let index = dir.join("model.safetensors.index.json");
+    if index.is_file() {
+        let mut json = read_json(&index);
+        json["weight_map"].as_object_mut().unwrap().retain(|name, _| !dropped.contains(name));
+        fs::write(index, json.to_string()).unwrap();
+    }
 }

@@ -33,7 +33,7 @@ fn params(index: usize) -> SamplingParams {
         temperature: if sampled { 0.9 } else { 0.0 },
         top_k: if sampled { 20 } else { 0 },
         top_p: if index % 4 == 3 { 0.9 } else { 1.0 },
-        repetition_penalty: if index % 3 == 0 { 1.2 } else { 1.0 },
+        repetition_penalty: if index.is_multiple_of(3) { 1.2 } else { 1.0 },
         seed: Some(1000 + index as u64),
         num_return_sequences: if sampled { 1 + index % 3 } else { 1 },
         logprobs: true,
