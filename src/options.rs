@@ -77,6 +77,14 @@ impl RequestOptions {
         Ok(())
     }
 
+    /// These options, and those of `weaker` that are not among them.
+    pub fn over(mut self, weaker: Self) -> Self {
+        for (key, given) in weaker.given {
+            self.given.entry(key).or_insert(given);
+        }
+        self
+    }
+
     /// Sets every option of a JSON object (`sampling_parameters`). Numbers and truth values may be strings; null
     /// means not given.
     pub fn set_json(&mut self, json: &str) -> Result<()> {

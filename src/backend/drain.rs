@@ -8,21 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::Error, triton::ReadyProbe};
+use crate::error::Error;
 
-/// Notices that the model is being unloaded or the server shuts down, and gives running requests
-/// `drain_timeout_ms` from then.
+/// Notices that the server has stopped to send requests, and gives the running ones `drain_timeout_ms` from then.
 ///
-/// The host does not tell: it waits for the requests, and a server that shuts down crashes when they outlast
-/// its own timeout. But it stops calling the model ready at once, and that can be asked.
+/// The host does not tell: it waits for the requests however long they take, and a server that shuts down may
+/// crash when they outlast its own timeout. But from the start of an unload, and of a shutdown once the doors
+/// are closed, it no longer calls the model ready, and that can be asked.
 pub struct DrainWatch {
-    probe: ReadyProbe,
+    is_ready: Box<dyn Fn() -> bool + Send + Sync>,
     timeout: Duration,
     state: Mutex<State>,
     expired: AtomicBool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Not ready yet: the model is being loaded, and its warm-up requests run.
     Loading,
@@ -33,14 +33,19 @@ enum State {
 }
 
 impl DrainWatch {
-    /// Asks through `probe`.
-    pub fn new(probe: ReadyProbe, timeout: Duration) -> Self {
-        Self { probe, timeout, state: Mutex::new(State::Loading), expired: AtomicBool::new(false) }
+    /// `is_ready` asks the server whether it sends requests to the model.
+    pub fn new(is_ready: impl Fn() -> bool + Send + Sync + 'static, timeout: Duration) -> Self {
+        Self {
+            is_ready: Box::new(is_ready),
+            timeout,
+            state: Mutex::new(State::Loading),
+            expired: AtomicBool::new(false),
+        }
     }
 
     /// Asks the server; to be called a few times in a second while requests run.
     pub fn poll(&self) {
-        let ready = self.probe.is_ready();
+        let ready = (self.is_ready)();
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, expired) = state.next(ready, now, self.timeout);

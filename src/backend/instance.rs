@@ -13,13 +13,12 @@ use super::{
 };
 use crate::{
     decoding::SamplingParams,
-    engine::{GenerateRequest, Prompt},
+    engine::{EngineLoad, GenerateRequest, Observer, Prompt},
     error::{Error, Result},
     metrics::InstanceMetrics,
-    model::ExecutorOptions,
     protocol::{ClientRequest, Reply, ReplyPlan},
     text_model::TextModel,
-    triton::{Instance, InstanceKind, Request, ResponseStream, Timings, monotonic_ns},
+    triton::{Instance, InstanceKind, Request, ResponseStream, Timings, guard, monotonic_ns},
 };
 
 /// What one instance owns. Dropped in the order of the fields: the engine drains, then what it said is sent.
@@ -50,13 +49,16 @@ impl InstanceState {
         let model: Arc<ModelState> = instance.model()?.state()?;
         let sender = Sender::start(&name, model.backend.pacer.clone(), model.drain.clone())?;
         let observer = Arc::new(InstanceMetrics::new(model.metrics.clone()));
-        let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer)
+        let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer.clone())
             .map_err(|error| error.context(&name))?;
-        let ExecutorOptions { max_sequences, intra_op_threads, .. } = model.config.options.executor;
+        // The engine speaks of its load when it changes; until then its slots are all free.
+        let slots = text_model.engine.limits().slots;
+        observer.load(EngineLoad { slots, ..EngineLoad::default() });
         log::info!(
-            "{name}: {} from {}, {max_sequences} sequences at once, {intra_op_threads} threads",
+            "{name}: {} from {}, {slots} sequences at once, {} threads",
             text_model.manifest.family,
             model.artifact.display(),
+            model.config.options.executor.intra_op_threads
         );
         Ok(Self { text_model, sender, model })
     }
@@ -68,9 +70,8 @@ impl InstanceState {
         let start = monotonic_ns();
         for (request, responses) in requests {
             // A panic ends one request: its stream answers while it is dropped, and the others go on.
-            let accepted = catch_unwind(AssertUnwindSafe(|| self.accept(instance, request, responses)));
-            if accepted.is_err() {
-                log::error!("a request made the textgen backend panic; this is a defect");
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.accept(instance, request, responses))) {
+                log::error!("{}", guard::panicked("reading a request", &*panic));
             }
         }
         instance.report_batch(count, Timings { start, read: monotonic_ns() });

@@ -63,29 +63,29 @@ impl Mailbox {
             let Some(responses) = content.responses.take() else { return false };
             (task, responses)
         };
-        if !matches!(task, Task::Send(Ok(_))) {
-            self.is_answered.store(true, Ordering::Relaxed);
-        }
         let failed = match task {
             Task::Send(Ok(outputs)) => match responses.send(&outputs) {
                 Ok(()) => return self.put_back(responses),
-                Err(error) => {
-                    self.is_answered.store(true, Ordering::Relaxed);
-                    error
-                }
+                Err(error) => error,
             },
             Task::Finish(Ok(outputs)) => {
                 responses.finish(&outputs);
-                return false;
+                return self.answered();
             }
             Task::FinishEmpty => {
                 responses.finish_empty();
-                return false;
+                return self.answered();
             }
             Task::Send(Err(error)) | Task::Finish(Err(error)) | Task::Fail(error) => error,
         };
         log_failure(&self.id, &failed);
         responses.fail(&failed);
+        self.answered()
+    }
+
+    /// Nothing more will be sent.
+    fn answered(&self) -> bool {
+        self.is_answered.store(true, Ordering::Relaxed);
         false
     }
 

@@ -36,7 +36,8 @@ impl ModelState {
         let folder = model.repository()?;
         let config = ModelConfig::parse(&json, &backend.config, &plugin_path()?, &folder)?;
         let version = model.version()?.to_string();
-        let drain = DrainWatch::new(model.ready_probe()?, config.options.engine.drain_timeout);
+        let probe = model.ready_probe()?;
+        let drain = DrainWatch::new(move || probe.is_ready(), config.options.engine.drain_timeout);
         Ok(Self {
             config,
             interface,

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{drain::DrainWatch, mailbox::Mailbox, pace::Pacer};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    triton::guard,
+};
 
 /// How often the server is asked whether it still sends requests, while requests run.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -144,13 +147,199 @@ fn run(queue: &ReadyQueue, pacer: &Pacer, drain: &DrainWatch) {
                 match catch_unwind(AssertUnwindSafe(|| mailbox.deliver())) {
                     Ok(true) => queue.push(mailbox),
                     Ok(false) => {}
-                    Err(_) => {
-                        log::error!("sending a response panicked; this is a defect of the textgen backend")
-                    }
+                    Err(panic) => log::error!("{}", guard::panicked("sending a response", &*panic)),
                 }
             }
             Turn::Idle => {}
             Turn::Closed => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Contract: whatever the engine says and however late it is sent, the client gets all text in order and
+    //! exactly one end.
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::{
+        backend::mailbox::MailboxSink,
+        decoding::SamplingParams,
+        engine::{EventSink, FinishReason, Finished, SequenceUpdate},
+        options::{OutputOptions, RequestOptions, ResolvedOptions},
+        protocol::{ClientRequest, ModelInterface, Reply, ReplyPlan, TextLayout, schema},
+        triton::fake_host::{self, Event},
+    };
+
+    struct Desk {
+        queue: Arc<ReadyQueue>,
+        drain: Arc<DrainWatch>,
+        ready: Arc<AtomicBool>,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let queue = Arc::new(ReadyQueue::new());
+            // A closed queue still hands out what it holds, and never waits.
+            queue.close();
+            let ready = Arc::new(AtomicBool::new(true));
+            let answer = ready.clone();
+            let drain = DrainWatch::new(move || answer.load(Ordering::Relaxed), Duration::ZERO);
+            drain.poll();
+            Self { queue, drain: Arc::new(drain), ready }
+        }
+
+        fn sink(&self, stream: bool, texts: usize) -> Box<MailboxSink> {
+            let interface =
+                ModelInterface { batched: false, decoupled: true, outputs: vec![schema::TEXT_OUTPUT] };
+            let request = ClientRequest {
+                texts: vec![String::new(); texts],
+                layout: TextLayout::Flat,
+                options: RequestOptions::default(),
+                outputs: None,
+                timeout: None,
+            };
+            let options = ResolvedOptions {
+                params: SamplingParams::default(),
+                decoder_prefix: Vec::new(),
+                stream,
+                exclude_input_in_output: true,
+                outputs: OutputOptions::default(),
+            };
+            let reply = Reply::new(ReplyPlan::new(&request, &options, &interface).unwrap());
+            Box::new(MailboxSink::new(
+                "id".into(),
+                reply,
+                fake_host::stream(),
+                self.queue.clone(),
+                self.drain.clone(),
+            ))
+        }
+
+        /// Sends all that can be sent; each response as its text, `FINAL` after the last, errors as `!code`.
+        fn deliver(&self) -> Vec<String> {
+            while let Turn::Deliver(mailbox) = self.queue.next() {
+                if mailbox.deliver() {
+                    self.queue.push(mailbox);
+                }
+            }
+            fake_host::events().iter().map(shown).collect()
+        }
+    }
+
+    fn shown(event: &Event) -> String {
+        match event {
+            Event::Sent { error: Some((code, _)), is_final: true, .. } => format!("!{code} FINAL"),
+            Event::Sent { outputs, is_final, .. } => {
+                let data = &outputs[0].2;
+                let text = String::from_utf8_lossy(&data[4..]).into_owned();
+                if *is_final { text + " FINAL" } else { text }
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn update(index: usize, text: &str) -> SequenceUpdate<'_> {
+        SequenceUpdate { sequence_index: index, text, token_ids: &[1], logprobs: &[], finished: None }
+    }
+
+    fn last(index: usize, text: &str) -> SequenceUpdate<'_> {
+        let finished = Finished {
+            reason: FinishReason::Stop,
+            cumulative_logprob: 0.0,
+            num_input_tokens: 1,
+            num_output_tokens: 1,
+        };
+        SequenceUpdate { finished: Some(finished), ..update(index, text) }
+    }
+
+    #[test]
+    fn pieces_are_merged_while_they_wait_and_the_last_carries_final() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(true, 1);
+        sink.update(&update(0, "a"));
+        sink.update(&update(0, "b"));
+        assert_eq!(desk.deliver(), ["ab"]);
+        assert_eq!(desk.deliver(), [""; 0]);
+        sink.update(&update(0, "c"));
+        sink.update(&last(0, "d"));
+        sink.complete();
+        assert_eq!(desk.deliver(), ["cd FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn the_end_of_the_last_sequence_waits_for_the_end_of_the_request() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(true, 2);
+        sink.update(&last(0, "a"));
+        assert_eq!(desk.deliver(), ["a"]);
+        sink.update(&last(1, "b"));
+        assert_eq!(desk.deliver(), [""; 0]);
+        sink.complete();
+        assert_eq!(desk.deliver(), ["b FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn without_streaming_nothing_leaves_before_the_end() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(false, 1);
+        sink.update(&update(0, "a"));
+        assert_eq!(desk.deliver(), [""; 0]);
+        sink.update(&last(0, "b"));
+        sink.complete();
+        assert_eq!(desk.deliver(), ["ab FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn text_that_exists_leaves_before_an_error_unless_nobody_listens() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(true, 2);
+        sink.update(&update(0, "a"));
+        sink.update(&update(1, "b"));
+        sink.fail(Error::unavailable("late"));
+        assert_eq!(desk.deliver(), ["a", "b", "!4 FINAL", "FactoryDeleted"]);
+
+        let mut sink = desk.sink(true, 1);
+        sink.update(&update(0, "a"));
+        sink.fail(Error::cancelled("gone"));
+        assert_eq!(desk.deliver(), ["!7 FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn a_sink_that_the_engine_drops_is_answered() {
+        let desk = Desk::new();
+        drop(desk.sink(true, 1));
+        assert_eq!(desk.deliver(), ["!1 FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn a_drained_request_hears_unavailable_and_a_cancelled_one_cancelled() {
+        let desk = Desk::new();
+        let sink = desk.sink(true, 1);
+        assert!(!sink.is_cancelled());
+        desk.ready.store(false, Ordering::Relaxed);
+        desk.drain.poll();
+        assert!(sink.is_cancelled());
+        sink.fail(Error::cancelled("gone"));
+        assert_eq!(desk.deliver(), ["!4 FINAL", "FactoryDeleted"]);
+
+        let sink = desk.sink(true, 1);
+        fake_host::cancel();
+        sink.fail(Error::cancelled("gone"));
+        assert_eq!(desk.deliver(), ["!7 FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
+    fn a_response_that_the_server_refuses_ends_the_request() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(true, 1);
+        fake_host::refuse_output(schema::TEXT_OUTPUT);
+        sink.update(&update(0, "a"));
+        assert_eq!(desk.deliver(), ["!3 FINAL"]);
+        assert!(sink.is_cancelled());
+        sink.fail(Error::cancelled("gone"));
+        assert_eq!(desk.deliver(), ["FactoryDeleted"]);
     }
 }

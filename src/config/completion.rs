@@ -21,7 +21,7 @@ pub fn interface(config: &Value) -> Result<ModelInterface> {
             )));
         }
     }
-    check_declared(config, INPUT, schema::INPUTS)?;
+    check_declared(config, INPUT, &input_specs())?;
     check_declared(config, OUTPUT, schema::OUTPUTS)?;
     let declared = |name| tensors(config, OUTPUT).any(|tensor| tensor_name(tensor) == name);
     Ok(ModelInterface {
@@ -38,12 +38,12 @@ const POLICY: &str = "model_transaction_policy";
 /// Adds what the user did not declare: every input and output of a text model, and decoupled responses.
 /// What is declared stays as it is; a declaration that cannot work is an error.
 pub fn complete(mut config: Value) -> Result<Value> {
-    check_declared(&config, INPUT, schema::INPUTS)?;
+    check_declared(&config, INPUT, &input_specs())?;
     check_declared(&config, OUTPUT, schema::OUTPUTS)?;
     let fields = config
         .as_object_mut()
         .ok_or_else(|| Error::internal("the server's model configuration is not a JSON object"))?;
-    add_missing(fields.entry(INPUT).or_insert(Value::Null), schema::INPUTS, |spec, tensor| {
+    add_missing(fields.entry(INPUT).or_insert(Value::Null), &input_specs(), |spec, tensor| {
         tensor["optional"] = json!(spec.name != schema::TEXT_INPUT);
     });
     add_missing(fields.entry(OUTPUT).or_insert(Value::Null), schema::OUTPUTS, |_, _| {});
@@ -52,6 +52,10 @@ pub fn complete(mut config: Value) -> Result<Value> {
         fields.insert(POLICY.into(), json!({"decoupled": true}));
     }
     Ok(config)
+}
+
+fn input_specs() -> Vec<TensorSpec> {
+    schema::inputs().collect()
 }
 
 fn add_missing(list: &mut Value, specs: &[TensorSpec], finish: impl Fn(&TensorSpec, &mut Value)) {
@@ -124,10 +128,10 @@ mod tests {
     #[test]
     fn an_empty_configuration_becomes_whole() {
         let config = complete(json!({"backend": "textgen", "max_batch_size": 0, "input": []})).unwrap();
-        assert_eq!(config["input"].as_array().unwrap().len(), schema::INPUTS.len());
+        assert_eq!(config["input"].as_array().unwrap().len(), input_specs().len());
         assert_eq!(config["output"].as_array().unwrap().len(), schema::OUTPUTS.len());
         let optional = tensors(&config, INPUT).filter(|tensor| tensor["optional"] == json!(true)).count();
-        assert_eq!(optional, schema::INPUTS.len() - 1);
+        assert_eq!(optional, input_specs().len() - 1);
         let interface = interface(&config).unwrap();
         assert_eq!((interface.batched, interface.decoupled), (false, true));
         assert_eq!(interface.outputs.len(), schema::OUTPUTS.len());
@@ -144,7 +148,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(config["input"][0], declared);
-        assert_eq!(config["input"].as_array().unwrap().len(), schema::INPUTS.len());
+        assert_eq!(config["input"].as_array().unwrap().len(), input_specs().len());
         let interface = interface(&config).unwrap();
         assert_eq!((interface.batched, interface.decoupled), (true, false));
     }

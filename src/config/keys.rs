@@ -57,8 +57,9 @@ const MAX_INPUT_BYTES: Key = model("max_input_bytes", 1, 1 << 32, Some(1 << 20))
 /// Time for a whole request in milliseconds, waiting included; past it the request is answered UNAVAILABLE.
 /// A request's own `timeout` can only shorten it. 0 means no limit: then only a cancelled request ends early.
 const REQUEST_TIMEOUT_MS: Key = model("request_timeout_ms", 0, 1 << 40, Some(300_000));
-/// Time in milliseconds that running requests get to finish once the model is being unloaded or the server
-/// shuts down; what is left is answered UNAVAILABLE. Keep it below the server's `--exit-timeout-secs`.
+/// Time in milliseconds that running requests get to finish once the model is being unloaded; what is left is
+/// answered UNAVAILABLE. A server that shuts down first lets its HTTP connections finish, for up to its
+/// `--exit-timeout-secs`, and then closes them, which cancels their requests.
 const DRAIN_TIMEOUT_MS: Key = model("drain_timeout_ms", 0, 1 << 40, Some(20_000));
 /// Responses that all models together send in a second; pieces of text that come faster are merged into
 /// fewer responses. The server's HTTP door loses responses, without a word, when they come much faster than
@@ -88,15 +89,6 @@ const NUMBERS: [&Key; 11] = [
     &MAX_RESPONSES_PER_SECOND,
 ];
 
-/// Keys that the server itself puts beside ours on the command line.
-const SERVER_KEYS: [&str; 5] = [
-    "auto-complete-config",
-    "backend-directory",
-    "min-compute-capability",
-    "default-max-batch-size",
-    "version",
-];
-
 const fn model(name: &'static str, min: u64, max: u64, default: Option<u64>) -> Key {
     Key { name, min, max, default, scope: Scope::Model }
 }
@@ -112,7 +104,8 @@ impl BackendConfig {
     pub fn parse(json: &Value) -> Result<Self> {
         let mut settings = BTreeMap::new();
         for (key, value) in json.get("cmdline").and_then(Value::as_object).into_iter().flatten() {
-            if SERVER_KEYS.contains(&key.as_str()) {
+            // The server puts its own keys beside ours; they have hyphens, and ours never do.
+            if key.contains('-') && check_name(&key.replace('-', "_")).is_err() {
                 continue;
             }
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -259,8 +252,6 @@ fn runtime_beside(plugin: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use serde_json::json;
 
     use super::*;
@@ -307,6 +298,8 @@ mod tests {
         let error = parse(&[], json!({"max_sequences": "0"})).unwrap_err();
         assert!(error.message.contains("--backend-config=textgen,max_sequences=0"), "{error}");
         assert!(parse(&[], json!({"nonsense": "0"})).is_err());
+        assert!(parse(&[], json!({"max-sequences": "4"})).is_err());
+        assert!(parse(&[], json!({"min-compute-capability": "6.0"})).is_ok());
     }
 
     #[test]

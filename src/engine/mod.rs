@@ -13,6 +13,8 @@ mod request;
 mod scoring;
 mod sequence;
 mod slots;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use engine::{Engine, EngineOptions};

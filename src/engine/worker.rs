@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     decoding::{SamplerScratch, SamplingParams, TokenSampler},
-    error::{Error, ErrorKind},
+    error::Error,
 };
 
 /// What the handle sends.
@@ -214,23 +214,24 @@ impl Worker {
     fn end_given_up(&mut self) {
         let now = Instant::now();
         let drained = self.drain_until.is_some_and(|until| now >= until);
-        let mut ended: Vec<(usize, Error)> = Vec::new();
+        let mut ended = Vec::new();
         for (key, request) in &self.requests {
             if request.sink.is_cancelled() {
-                ended.push((key, Error::cancelled("the client cancelled the request")));
+                ended.push((key, Outcome::Cancelled, Error::cancelled("the client cancelled the request")));
             } else if request.deadline.is_some_and(|deadline| now >= deadline) {
                 let error = format!(
                     "the deadline passed after {} ms, {}; allow more time or ask for less",
                     request.arrival.elapsed().as_millis(),
                     if request.started { "while the text was generated" } else { "still in the queue" }
                 );
-                ended.push((key, Error::unavailable(error)));
+                ended.push((key, Outcome::TimedOut, Error::unavailable(error)));
             } else if drained {
-                ended.push((key, Error::unavailable("the model is being unloaded; try again later")));
+                let error = Error::unavailable("the model is being unloaded; try again later");
+                ended.push((key, Outcome::Rejected, error));
             }
         }
-        for (key, error) in ended {
-            self.fail_request(key, error);
+        for (key, outcome, error) in ended {
+            self.end_request(key, outcome, error);
         }
     }
 
@@ -467,9 +468,13 @@ impl Worker {
         }
     }
 
+    fn fail_request(&mut self, key: usize, error: Error) {
+        self.end_request(key, Outcome::Failed, error);
+    }
+
     /// Ends a request with `error` and frees all that it holds. Does nothing when it has ended already, as when
     /// two of its rows fail in one step.
-    fn fail_request(&mut self, key: usize, error: Error) {
+    fn end_request(&mut self, key: usize, outcome: Outcome, error: Error) {
         let Some(request) = self.requests.try_remove(key) else { return };
         let mut row = 0;
         while row < self.running.len() {
@@ -499,11 +504,6 @@ impl Worker {
         if !request.started {
             self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
         }
-        let outcome = match error.kind {
-            ErrorKind::Cancelled => Outcome::Cancelled,
-            ErrorKind::Unavailable => Outcome::TimedOut,
-            _ => Outcome::Failed,
-        };
         if outcome == Outcome::Failed {
             log::error!("request {:?}: {error}", request.id);
         } else {

@@ -2,12 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use ort::{
     environment::Environment,
-    operator::OperatorDomain,
     session::{Session, builder::GraphOptimizationLevel},
 };
 
@@ -19,14 +18,7 @@ use crate::error::{Error, Result};
 pub struct Runtime {
     library: PathBuf,
     environment: Environment,
-    operators: Arc<OperatorDomain>,
 }
-
-// SAFETY: the environment and the operator domain are not changed after construction, and ONNX Runtime lets
-// any thread create sessions from them.
-unsafe impl Send for Runtime {}
-// SAFETY: as above; only shared references are handed out.
-unsafe impl Sync for Runtime {}
 
 static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
 
@@ -61,12 +53,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| Error::internal(format!("ONNX Runtime environment: {error}")))?;
-        let operators = Arc::new(
-            operators::domain()
-                .map_err(|error| Error::internal(format!("operators for ONNX Runtime: {error}")))?,
-        );
         let loaded: &'static Runtime =
-            Box::leak(Box::new(Runtime { library: library.to_owned(), environment, operators }));
+            Box::leak(Box::new(Runtime { library: library.to_owned(), environment }));
         *runtime = Some(loaded);
         Ok(loaded)
     }
@@ -74,17 +62,16 @@ impl Runtime {
     /// Loads a graph with `threads` threads of its own.
     pub(super) fn session(&self, graph: &Path, threads: usize) -> Result<Session> {
         let build = || -> ort::Result<Session> {
-            let builder = Session::builder(&self.environment)?
+            let mut builder = Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
-                .with_operators(self.operators.clone())?
+                .with_operators(operators::domain()?)?
                 // A step follows the last within microseconds, but an idle server must not burn its cores.
                 .with_config_entry(
                     "session.intra_op.spin_duration_us",
                     if threads > 1 { "200" } else { "0" },
                 )?;
-            let mut builder = builder;
             builder.commit_from_file(graph)
         };
         build().map_err(|error| {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    options::{OptionValue, RequestOptions},
+    options::{OptionKind, OptionSpec, OptionValue, RequestOptions},
     triton::{DataType, InputTensor, ParameterValue, RequestContent},
 };
 
@@ -46,6 +46,9 @@ const HEADERS: &[&str] = &[
     "via",
 ];
 
+const INPUT: &str = "input";
+const PARAMETER: &str = "parameter";
+
 /// A request as its client meant it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientRequest {
@@ -82,23 +85,21 @@ impl ClientRequest {
         })?;
         let (texts, layout) = read_texts(text_input, interface.batched)?;
 
-        // The later overrides the earlier.
-        let mut options = RequestOptions::default();
-        for json in sampling_parameters(content, interface.batched)? {
-            options.set_json(&json).map_err(|error| error.context(schema::SAMPLING_PARAMETERS))?;
+        let (mut inputs, mut parameters) = (Source::default(), Source::default());
+        for tensor in content.inputs.iter().filter(|tensor| tensor.name != schema::TEXT_INPUT) {
+            let spec = schema::input(&tensor.name).ok_or_else(|| unknown(INPUT, &tensor.name))?;
+            if let Some(value) = read_option(tensor, &spec, interface.batched)? {
+                inputs.set(spec.name, value)?;
+            }
         }
         for (name, value) in &content.parameters {
-            set_parameter(&mut options, name, value)?;
-        }
-        for tensor in &content.inputs {
-            if [schema::TEXT_INPUT, schema::SAMPLING_PARAMETERS].contains(&tensor.name.as_str()) {
-                continue;
-            }
-            let spec = schema::input(&tensor.name).ok_or_else(|| unknown_input(&tensor.name))?;
-            if let Some(value) = read_option(tensor, spec, interface.batched)? {
-                options.set(spec.name, value)?;
+            if RequestOptions::knows(name) {
+                parameters.set(name, option_of(name, value)?)?;
+            } else if !is_foreign(name, value) {
+                return Err(unknown(PARAMETER, name));
             }
         }
+        let options = inputs.direct.over(parameters.direct).over(inputs.json).over(parameters.json);
 
         Ok(Self {
             texts,
@@ -127,38 +128,26 @@ fn read_texts(tensor: &InputTensor, batched: bool) -> Result<(Vec<String>, TextL
     Ok((texts, layout))
 }
 
-/// The JSON objects of `sampling_parameters`, those that hold last.
-fn sampling_parameters(content: &RequestContent, batched: bool) -> Result<Vec<String>> {
-    let spec =
-        TensorSpec { name: schema::SAMPLING_PARAMETERS, data_type: DataType::Bytes, arity: Arity::One };
-    let parameter = content.parameters.iter().find(|(name, _)| name == spec.name);
-    let input = content.inputs.iter().find(|tensor| tensor.name == spec.name);
-    let values = [
-        parameter.map(|(name, value)| option_of(name, value)).transpose()?,
-        input.map(|tensor| read_option(tensor, &spec, batched)).transpose()?.flatten(),
-    ];
-    values
-        .into_iter()
-        .flatten()
-        .map(|value| match value {
-            OptionValue::Text(json) => Ok(json),
-            other => Err(Error::invalid_argument(format!(
-                "{}: got {other:?}, expected a string that holds a JSON object",
-                spec.name
-            ))),
-        })
-        .collect()
+/// Options from one place.
+#[derive(Default)]
+struct Source {
+    /// Given by their own names.
+    direct: RequestOptions,
+    /// Given inside `sampling_parameters`.
+    json: RequestOptions,
 }
 
-fn set_parameter(options: &mut RequestOptions, name: &str, value: &ParameterValue) -> Result<()> {
-    if RequestOptions::knows(name) {
-        return options.set(name, option_of(name, value)?);
+impl Source {
+    fn set(&mut self, name: &str, value: OptionValue) -> Result<()> {
+        let is_json = OptionSpec::find(name).is_some_and(|spec| spec.kind == OptionKind::Json);
+        let options = if is_json { &mut self.json } else { &mut self.direct };
+        options.set(name, value)
     }
-    let foreign = name == schema::SAMPLING_PARAMETERS
-        || FOREIGN_PARAMETERS.contains(&name)
-        || name.starts_with(FOREIGN_PREFIX)
-        || is_header(name, value);
-    if foreign { Ok(()) } else { Err(unknown_parameter(name)) }
+}
+
+/// A parameter that is not for us.
+fn is_foreign(name: &str, value: &ParameterValue) -> bool {
+    FOREIGN_PARAMETERS.contains(&name) || name.starts_with(FOREIGN_PREFIX) || is_header(name, value)
 }
 
 /// A request header that the server was told to forward.
@@ -284,28 +273,16 @@ fn named_outputs(asked: &[String], interface: &ModelInterface) -> Result<Option<
             interface.outputs.join(", ")
         )));
     }
-    if interface.outputs.iter().all(|name| asked_for(&name)) {
+    if interface.outputs.iter().all(asked_for) {
         return Ok(None);
     }
     Ok(Some(interface.outputs.iter().copied().filter(asked_for).collect()))
 }
 
-fn option_names() -> String {
-    let names: Vec<&str> =
-        schema::INPUTS.iter().map(|spec| spec.name).filter(|&name| name != schema::TEXT_INPUT).collect();
-    names.join(", ")
-}
-
-fn unknown_input(name: &str) -> Error {
-    Error::invalid_argument(format!(
-        "unknown input `{name}`; known are {}, {}",
-        schema::TEXT_INPUT,
-        option_names()
-    ))
-}
-
-fn unknown_parameter(name: &str) -> Error {
-    Error::invalid_argument(format!("unknown parameter `{name}`; known are {}", option_names()))
+fn unknown(kind: &str, name: &str) -> Error {
+    let inputs = schema::inputs().map(|spec| spec.name);
+    let known: Vec<&str> = inputs.filter(|&known| kind == INPUT || known != schema::TEXT_INPUT).collect();
+    Error::invalid_argument(format!("unknown {kind} `{name}`; known are {}", known.join(", ")))
 }
 
 #[cfg(test)]
@@ -368,7 +345,7 @@ mod tests {
     #[test]
     fn an_option_takes_one_value_that_the_whole_batch_shares() {
         let spec = schema::input("max_tokens").unwrap();
-        let read = |tensor, batched| read_option(&tensor, spec, batched);
+        let read = |tensor, batched| read_option(&tensor, &spec, batched);
         assert_eq!(read(ints("max_tokens", &[1], &[7]), false).unwrap(), Some(OptionValue::Int(7)));
         assert_eq!(read(ints("max_tokens", &[0], &[]), false).unwrap(), None);
         assert_eq!(read(ints("max_tokens", &[0, 1], &[]), true).unwrap(), None);
@@ -377,11 +354,35 @@ mod tests {
         assert!(read(ints("max_tokens", &[2, 1], &[7, 8]), true).unwrap_err().message.contains("differs"));
         let words = schema::input("stop_words").unwrap();
         let read = |shape: &[i64], texts: &[&[u8]], batched| {
-            read_option(&strings("stop_words", shape, texts), words, batched)
+            read_option(&strings("stop_words", shape, texts), &words, batched)
         };
         let list = OptionValue::List(vec!["a".into(), "b".into()]);
         assert_eq!(read(&[2], &[b"a", b"b"], false).unwrap(), Some(list.clone()));
         assert_eq!(read(&[2, 2], &[b"a", b"b", b"a", b"b"], true).unwrap(), Some(list));
+    }
+
+    #[test]
+    fn inputs_override_parameters_which_override_the_json() {
+        let int = |number| ParameterValue::Int(number);
+        let json = |text: &str| strings("sampling_parameters", &[1], &[text.as_bytes()]);
+        let mut request = content(vec![
+            strings("text_input", &[1], &[b"a"]),
+            ints("top_k", &[1], &[1]),
+            json(r#"{"top_k": 3, "max_tokens": 3, "seed": "3", "min_tokens": 3}"#),
+        ]);
+        request.parameters = vec![
+            ("top_k".into(), int(2)),
+            ("max_new_tokens".into(), int(2)),
+            ("sampling_parameters".into(), ParameterValue::Text(r#"{"min_tokens": 4, "end_id": 4}"#.into())),
+            ("priority".into(), int(1)),
+        ];
+        let mut expected = RequestOptions::default();
+        for (name, value) in
+            [("top_k", 1), ("max_new_tokens", 2), ("seed", 3), ("min_tokens", 3), ("end_id", 4)]
+        {
+            expected.set(name, OptionValue::Int(value)).unwrap();
+        }
+        assert_eq!(ClientRequest::parse(&request, &interface(false)).unwrap().options, expected);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The tensors of a text model: names, types and shapes, once.
 
-use crate::triton::DataType;
+use crate::{
+    options::{OPTIONS, OptionKind},
+    triton::DataType,
+};
 
 /// One input or output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +37,6 @@ impl Arity {
 
 /// The source texts; the one input that is required.
 pub const TEXT_INPUT: &str = "text_input";
-/// Options as one JSON object.
-pub const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 
 /// The target text: all of it, or the new piece when streaming.
 pub const TEXT_OUTPUT: &str = "text_output";
@@ -52,51 +53,22 @@ pub const NUM_OUTPUT_TOKENS: &str = "num_output_tokens";
 /// Which sequence of the request: text index × `num_return_sequences` + sample index.
 pub const SEQUENCE_INDEX: &str = "sequence_index";
 
-const fn one(name: &'static str, data_type: DataType) -> TensorSpec {
-    TensorSpec { name, data_type, arity: Arity::One }
+/// Every input: the texts, then each option under its name and aliases. All but the first are optional.
+pub fn inputs() -> impl Iterator<Item = TensorSpec> {
+    let texts = TensorSpec { name: TEXT_INPUT, data_type: DataType::Bytes, arity: Arity::Many };
+    let options = OPTIONS.iter().flat_map(|option| {
+        let (data_type, arity) = match option.kind {
+            OptionKind::Int { max, .. } if max > i128::from(i32::MAX) => (DataType::Uint64, Arity::One),
+            OptionKind::Int { .. } => (DataType::Int32, Arity::One),
+            OptionKind::Float { .. } => (DataType::Fp32, Arity::One),
+            OptionKind::Bool => (DataType::Bool, Arity::One),
+            OptionKind::Text | OptionKind::Json => (DataType::Bytes, Arity::One),
+            OptionKind::List { .. } => (DataType::Bytes, Arity::Many),
+        };
+        option.names.iter().map(move |name| TensorSpec { name, data_type, arity })
+    });
+    std::iter::once(texts).chain(options)
 }
-
-const fn many(name: &'static str, data_type: DataType) -> TensorSpec {
-    TensorSpec { name, data_type, arity: Arity::Many }
-}
-
-/// Every input. All but the first are optional; all but the first and [`SAMPLING_PARAMETERS`] are options.
-pub const INPUTS: &[TensorSpec] = &[
-    many(TEXT_INPUT, DataType::Bytes),
-    one("max_tokens", DataType::Int32),
-    one("max_length", DataType::Int32),
-    one("min_length", DataType::Int32),
-    one("min_tokens", DataType::Int32),
-    one("top_k", DataType::Int32),
-    one("beam_width", DataType::Int32),
-    one("num_return_sequences", DataType::Int32),
-    one("end_id", DataType::Int32),
-    one("pad_id", DataType::Int32),
-    one("temperature", DataType::Fp32),
-    one("top_p", DataType::Fp32),
-    one("min_p", DataType::Fp32),
-    one("length_penalty", DataType::Fp32),
-    one("repetition_penalty", DataType::Fp32),
-    one("presence_penalty", DataType::Fp32),
-    one("frequency_penalty", DataType::Fp32),
-    one("random_seed", DataType::Uint64),
-    one("seed", DataType::Uint64),
-    many("stop_words", DataType::Bytes),
-    many("bad_words", DataType::Bytes),
-    one("stream", DataType::Bool),
-    one("exclude_input_in_output", DataType::Bool),
-    one("return_log_probs", DataType::Bool),
-    one("return_finish_reason", DataType::Bool),
-    one("return_cumulative_logprob", DataType::Bool),
-    one("return_num_input_tokens", DataType::Bool),
-    one("return_num_output_tokens", DataType::Bool),
-    one(SAMPLING_PARAMETERS, DataType::Bytes),
-    one("decoder_text_input", DataType::Bytes),
-    one("guided_decoding_guide", DataType::Bytes),
-    one("guided_decoding_guide_type", DataType::Bytes),
-    one("src_lang", DataType::Bytes),
-    one("tgt_lang", DataType::Bytes),
-];
 
 /// Every output: one value for each sequence of the response.
 pub const OUTPUTS: &[TensorSpec] = &[
@@ -110,20 +82,58 @@ pub const OUTPUTS: &[TensorSpec] = &[
 ];
 
 /// The input of that name.
-pub fn input(name: &str) -> Option<&'static TensorSpec> {
-    INPUTS.iter().find(|spec| spec.name == name)
+pub fn input(name: &str) -> Option<TensorSpec> {
+    inputs().find(|spec| spec.name == name)
+}
+
+const fn many(name: &'static str, data_type: DataType) -> TensorSpec {
+    TensorSpec { name, data_type, arity: Arity::Many }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::RequestOptions;
 
     #[test]
-    fn every_input_but_the_texts_and_the_json_is_an_option() {
-        for spec in INPUTS {
-            let option = ![TEXT_INPUT, SAMPLING_PARAMETERS].contains(&spec.name);
-            assert_eq!(RequestOptions::knows(spec.name), option, "{}", spec.name);
+    fn the_inputs_that_clients_send_are_declared_as_they_send_them() {
+        for (name, data_type, arity) in [
+            ("text_input", DataType::Bytes, Arity::Many),
+            ("max_tokens", DataType::Int32, Arity::One),
+            ("max_length", DataType::Int32, Arity::One),
+            ("min_length", DataType::Int32, Arity::One),
+            ("min_tokens", DataType::Int32, Arity::One),
+            ("top_k", DataType::Int32, Arity::One),
+            ("beam_width", DataType::Int32, Arity::One),
+            ("num_return_sequences", DataType::Int32, Arity::One),
+            ("end_id", DataType::Int32, Arity::One),
+            ("pad_id", DataType::Int32, Arity::One),
+            ("temperature", DataType::Fp32, Arity::One),
+            ("top_p", DataType::Fp32, Arity::One),
+            ("min_p", DataType::Fp32, Arity::One),
+            ("length_penalty", DataType::Fp32, Arity::One),
+            ("repetition_penalty", DataType::Fp32, Arity::One),
+            ("presence_penalty", DataType::Fp32, Arity::One),
+            ("frequency_penalty", DataType::Fp32, Arity::One),
+            ("random_seed", DataType::Uint64, Arity::One),
+            ("seed", DataType::Uint64, Arity::One),
+            ("stop_words", DataType::Bytes, Arity::Many),
+            ("bad_words", DataType::Bytes, Arity::Many),
+            ("stream", DataType::Bool, Arity::One),
+            ("exclude_input_in_output", DataType::Bool, Arity::One),
+            ("return_log_probs", DataType::Bool, Arity::One),
+            ("return_finish_reason", DataType::Bool, Arity::One),
+            ("return_cumulative_logprob", DataType::Bool, Arity::One),
+            ("return_num_input_tokens", DataType::Bool, Arity::One),
+            ("return_num_output_tokens", DataType::Bool, Arity::One),
+            ("sampling_parameters", DataType::Bytes, Arity::One),
+            ("decoder_text_input", DataType::Bytes, Arity::One),
+            ("guided_decoding_guide", DataType::Bytes, Arity::One),
+            ("guided_decoding_guide_type", DataType::Bytes, Arity::One),
+            ("src_lang", DataType::Bytes, Arity::One),
+            ("tgt_lang", DataType::Bytes, Arity::One),
+        ] {
+            let spec = input(name).unwrap_or_else(|| panic!("{name} is not an input"));
+            assert_eq!((spec.data_type, spec.arity), (data_type, arity), "{name}");
         }
     }
 }

@@ -27,11 +27,12 @@ pub fn execute(body: impl FnOnce()) -> *mut sys::TRITONSERVER_Error {
     ptr::null_mut()
 }
 
-fn panicked(name: &str, panic: &(dyn Any + Send)) -> Error {
+/// The error of a caught panic of `what`.
+pub fn panicked(what: &str, panic: &(dyn Any + Send)) -> Error {
     let message = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    Error::internal(format!("{name} panicked: {message}; this is a defect of the textgen backend"))
+    Error::internal(format!("{what} panicked: {message}; this is a defect of the textgen backend"))
 }

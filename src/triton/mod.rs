@@ -16,6 +16,8 @@
 mod backend;
 mod clock;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake_host;
 pub mod guard;
 mod instance;
 mod library;
@@ -30,6 +32,8 @@ mod state;
 mod strings;
 pub mod sys;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 pub use backend::Backend;
 pub use clock::monotonic_ns;

@@ -192,10 +192,10 @@ impl OutputTensor {
     }
 
     /// An FP32 tensor. JSON has no infinity and no NaN, and the server would write them all the same: they
-    /// become the lowest or highest number.
+    /// become the lowest number or the highest.
     pub fn floats(name: &'static str, shape: &[usize], values: impl IntoIterator<Item = f32>) -> Self {
-        let data =
-            values.into_iter().flat_map(|value| value.max(f32::MIN).min(f32::MAX).to_le_bytes()).collect();
+        let finite = |value: f32| if value.is_nan() { f32::MIN } else { value.clamp(f32::MIN, f32::MAX) };
+        let data = values.into_iter().flat_map(|value| finite(value).to_le_bytes()).collect();
         Self { name, data_type: DataType::Fp32, shape: dims(shape), data }
     }
 

@@ -5,9 +5,6 @@
 //! row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`. Caches are whole: `S` slots of `P`
 //! positions each, bound once, and every row says which slot is its own.
 
-/// Names of the decoder graph's nodes and weights begin so.
-pub const DECODER_SCOPE: &str = "/decoder/";
-
 /// Embedded tokens, f32 `[N, d_model]`; scale and positions are already applied.
 pub const X: &str = "x";
 /// First token of each row and the end of the last, i32 `[R + 1]`, from 0 to `N`.

@@ -156,8 +156,44 @@ impl DType {
 pub struct PrecisionEntry {
     /// Graph node or embedding table.
     pub name: String,
+    pub part: Part,
     pub format: WeightFormat,
     pub shape: Vec<usize>,
+}
+
+impl PrecisionEntry {
+    /// Size of the weights with their scales, in bytes.
+    pub fn bytes(&self) -> usize {
+        let [rows, columns] = [self.shape.first(), self.shape.get(1)].map(|dim| dim.copied().unwrap_or(0));
+        let weights = rows * columns;
+        match self.format {
+            WeightFormat::F32 => 4 * weights,
+            WeightFormat::F16 => 2 * weights,
+            // One f32 scale for each output column or embedding row; both are the first dimension.
+            WeightFormat::Int8Column | WeightFormat::Int8Row => weights + 4 * rows,
+            WeightFormat::Int8Block32 => weights + 4 * weights.div_ceil(32),
+        }
+    }
+}
+
+/// What reads a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Embedding,
+    Encoder,
+    Decoder,
+}
+
+impl Part {
+    /// As it appears in names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Embedding => "embedding",
+            Part::Encoder => "encoder",
+            Part::Decoder => "decoder",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,10 +263,9 @@ impl Manifest {
     }
 
     /// Bytes of weights that one decoder step reads; the embedding, of which it reads a few rows, excluded.
-    pub fn decoder_weight_bytes(&self) -> u64 {
-        let decoder =
-            self.tensors.iter().filter(|tensor| tensor.name.starts_with(crate::graph::DECODER_SCOPE));
-        decoder.filter_map(TensorSpec::bytes).sum()
+    pub fn decoder_weight_bytes(&self) -> usize {
+        let decoder = self.precision_plan.iter().filter(|entry| entry.part == Part::Decoder);
+        decoder.map(PrecisionEntry::bytes).sum()
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {

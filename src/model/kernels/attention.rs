@@ -157,7 +157,7 @@ fn exponentiate<const FMA: bool>(scores: &mut [f32]) -> f32 {
         for lane in 0..KEY_BLOCK {
             largest[lane] = if block[lane] > largest[lane] { block[lane] } else { largest[lane] };
             // 0 for every number, NaN for NaN: the comparison above would lose it.
-            poison[lane] += if block[lane] == block[lane] { 0.0 } else { f32::NAN };
+            poison[lane] += if block[lane].is_nan() { f32::NAN } else { 0.0 };
         }
     }
     let largest = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });

@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TokenizerSpec,
+    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part, TokenizerSpec,
 };
 
 use super::{
@@ -85,7 +85,7 @@ impl Bergamot {
         geometry: &Geometry,
         format: LinearFormat,
     ) -> Result<GraphBuilder<'w>> {
-        let mut graph = GraphBuilder::new("encoder", weights);
+        let mut graph = GraphBuilder::new(Part::Encoder, weights);
         let inputs = EncoderInputs::declare(&mut graph, geometry);
         let mut x = inputs.x;
         for layer in 0..self.config.encoder_layers {
@@ -117,7 +117,7 @@ impl Bergamot {
         table: &StoredTable,
         format: LinearFormat,
     ) -> Result<GraphBuilder<'w>> {
-        let mut graph = GraphBuilder::new("decoder", weights);
+        let mut graph = GraphBuilder::new(Part::Decoder, weights);
         let inputs = DecoderInputs::declare(&mut graph, geometry);
         let states = RecurrentStates::declare(&mut graph, geometry);
         let mut x = inputs.x;

@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path};
 
-use prost::Message;
 use textgen_artifact::TOKENIZER_FILE;
 use tokenizers::Tokenizer;
 
 use super::Package;
-use crate::error::{ConvertError, Result};
+use crate::{
+    error::{ConvertError, Result},
+    sentencepiece::{SentencePiece, TokenizerOptions},
+};
 
 /// Marian ends sources and targets with it.
 pub const EOS: u32 = 0;
@@ -24,51 +26,37 @@ pub struct Vocabulary {
     pub unknown: Option<u32>,
 }
 
-/// The part of a SentencePiece model that numbers the pieces.
-#[derive(Clone, PartialEq, Message)]
-struct PieceList {
-    #[prost(message, repeated, tag = "1")]
-    pieces: Vec<Piece>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Piece {
-    #[prost(string, tag = "1")]
-    piece: String,
-}
-
 impl Vocabulary {
-    /// Reads the package's tokenizer; its ids must be the model's, and those of the SentencePiece model where
-    /// that is present too.
+    /// Reads the package's `tokenizer.json`, or makes one of its SentencePiece model. The ids must be the
+    /// model's, and both files must agree where both are there.
     pub fn read(package: &Package, vocab_size: usize) -> Result<Self> {
-        let Some(path) = &package.tokenizer else {
-            return Err(ConvertError::MissingFile {
-                path: package.folder.display().to_string(),
-                what: TOKENIZER_FILE.to_owned(),
-                remedy: "put the vocabulary beside the model in this form".to_owned(),
-            });
+        let made = package.vocabulary.as_deref().map(from_sentencepiece).transpose()?;
+        let (path, json) = match (&package.tokenizer, &made) {
+            (Some(path), _) => (path.as_path(), fs::read(path).map_err(ConvertError::io(path))?),
+            (None, Some((path, json))) => (*path, json.clone()),
+            (None, None) => {
+                return Err(ConvertError::MissingFile {
+                    path: package.folder.display().to_string(),
+                    what: format!("the vocabulary (`*.spm` or `{TOKENIZER_FILE}`)"),
+                    remedy: "fetch the whole model".to_owned(),
+                });
+            }
         };
+        let tokenizer = load(path, &json)?;
         let refuse = |reason: String| ConvertError::Tokenizer { path: path.display().to_string(), reason };
-        let json = fs::read(path).map_err(ConvertError::io(path))?;
-        let tokenizer = Tokenizer::from_bytes(&json).map_err(|error| refuse(error.to_string()))?;
         let size = tokenizer.get_vocab_size(true);
         if size != vocab_size {
             return Err(refuse(format!("it has {size} tokens, the model {vocab_size}")));
         }
         let size = u32::try_from(size).map_err(|error| refuse(error.to_string()))?;
         if tokenizer.id_to_token(EOS).as_deref() != Some(EOS_PIECE) {
-            let got = tokenizer.id_to_token(EOS);
-            return Err(refuse(format!("token {EOS} is {got:?}, expected `{EOS_PIECE}`")));
+            let got = tokenizer.id_to_token(EOS).unwrap_or_default();
+            return Err(refuse(format!("token {EOS} is `{got}`, expected `{EOS_PIECE}`")));
         }
-        if let Some(vocabulary) = &package.vocabulary {
-            let bytes = fs::read(vocabulary).map_err(ConvertError::io(vocabulary))?;
-            let list = PieceList::decode(bytes.as_slice()).map_err(|error| ConvertError::Syntax {
-                path: vocabulary.display().to_string(),
-                reason: error.to_string(),
-            })?;
-            if let Some(difference) = difference(&tokenizer, &list) {
-                return Err(refuse(format!("{difference} in {}", vocabulary.display())));
-            }
+        if let (Some(_), Some((other, made))) = (&package.tokenizer, &made)
+            && let Some(difference) = difference(&tokenizer, &load(other, made)?)
+        {
+            return Err(refuse(format!("{difference} in {}", other.display())));
         }
         let unknown = tokenizer.token_to_id(UNKNOWN_PIECE);
         Ok(Self { json, size, unknown })
@@ -81,20 +69,36 @@ impl Vocabulary {
     }
 }
 
-/// The first difference between a tokenizer and the SentencePiece model it should be equal to.
-fn difference(tokenizer: &Tokenizer, list: &PieceList) -> Option<String> {
-    let (size, pieces) = (tokenizer.get_vocab_size(true), list.pieces.len());
-    if size != pieces {
-        return Some(format!("it has {size} tokens, but there are {pieces}"));
+/// The tokenizer of a SentencePiece model, with the file's path.
+fn from_sentencepiece(path: &Path) -> Result<(&Path, Vec<u8>)> {
+    let options = TokenizerOptions { eos_token_id: EOS, sentinels: 0 };
+    Ok((path, SentencePiece::read(path)?.tokenizer_json(options)?.into_bytes()))
+}
+
+fn load(path: &Path, json: &[u8]) -> Result<Tokenizer> {
+    Tokenizer::from_bytes(json).map_err(|error| ConvertError::Tokenizer {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// The first difference between the ids of two tokenizers.
+fn difference(tokenizer: &Tokenizer, other: &Tokenizer) -> Option<String> {
+    let sizes = [tokenizer, other].map(|tokenizer| tokenizer.get_vocab_size(true));
+    if sizes[0] != sizes[1] {
+        return Some(format!("it has {} tokens, but there are {}", sizes[0], sizes[1]));
     }
-    (0..).zip(&list.pieces).find_map(|(id, Piece { piece })| {
-        let token = tokenizer.id_to_token(id).unwrap_or_default();
-        (token != *piece).then(|| format!("token {id} is `{token}`, but `{piece}`"))
+    (0..u32::try_from(sizes[0]).ok()?).find_map(|id| {
+        let [ours, theirs] =
+            [tokenizer, other].map(|tokenizer| tokenizer.id_to_token(id).unwrap_or_default());
+        (ours != theirs).then(|| format!("token {id} is `{ours}`, but `{theirs}`"))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     const JSON: &str = r#"{
@@ -103,9 +107,31 @@ mod tests {
         "model": {"type": "Unigram", "unk_id": 1, "vocab": [["</s>", 0], ["<unk>", 0], ["a", -1]], "byte_fallback": false}
     }"#;
 
+    /// The part of a SentencePiece model that says anything here.
+    #[derive(Clone, PartialEq, Message)]
+    struct Model {
+        #[prost(message, repeated, tag = "1")]
+        pieces: Vec<Piece>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Piece {
+        #[prost(string, tag = "1")]
+        piece: String,
+        #[prost(float, tag = "2")]
+        score: f32,
+        #[prost(int32, tag = "3")]
+        r#type: i32,
+    }
+
     fn package(pieces: &[&str]) -> (tempfile::TempDir, Package) {
         let dir = tempfile::tempdir().unwrap();
-        let pieces = pieces.iter().map(|&piece| Piece { piece: piece.to_owned() }).collect();
+        let pieces = pieces.iter().enumerate().map(|(id, &piece)| Piece {
+            piece: piece.to_owned(),
+            score: -(id as f32),
+            // A control symbol, the unknown piece, pieces of text.
+            r#type: [3, 2, 1][id.min(2)],
+        });
         let package = Package {
             folder: dir.path().to_owned(),
             model: dir.path().join("model.bin"),
@@ -113,14 +139,26 @@ mod tests {
             vocabulary: Some(dir.path().join("vocab.spm")),
         };
         fs::write(dir.path().join(TOKENIZER_FILE), JSON).unwrap();
-        fs::write(dir.path().join("vocab.spm"), PieceList { pieces }.encode_to_vec()).unwrap();
+        fs::write(dir.path().join("vocab.spm"), Model { pieces: pieces.collect() }.encode_to_vec()).unwrap();
         (dir, package)
     }
 
     #[test]
     fn equal_vocabularies_are_taken() {
-        let (_dir, package) = package(&["</s>", "<unk>", "a"]);
-        assert_eq!(Vocabulary::read(&package, 3).unwrap().unknown, Some(1));
+        let (dir, package) = package(&["</s>", "<unk>", "a"]);
+        let vocabulary = Vocabulary::read(&package, 3).unwrap();
+        assert_eq!((vocabulary.size, vocabulary.unknown), (3, Some(1)));
+        vocabulary.write(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(TOKENIZER_FILE)).unwrap(), JSON);
+    }
+
+    #[test]
+    fn a_sentencepiece_model_alone_is_enough() {
+        let (dir, package) = package(&["</s>", "<unk>", "▁a", "b"]);
+        let vocabulary = Vocabulary::read(&Package { tokenizer: None, ..package }, 4).unwrap();
+        vocabulary.write(dir.path()).unwrap();
+        let tokenizer = Tokenizer::from_file(dir.path().join(TOKENIZER_FILE)).unwrap();
+        assert_eq!(tokenizer.encode("ab a", false).unwrap().get_ids(), [2, 3, 2]);
     }
 
     #[test]
@@ -134,5 +172,9 @@ mod tests {
             let error = Vocabulary::read(&package, size).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }
+        let (_dir, package) = package(&[]);
+        let error =
+            Vocabulary::read(&Package { tokenizer: None, vocabulary: None, ..package }, 3).unwrap_err();
+        assert!(matches!(error, ConvertError::MissingFile { .. }), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use prost::Message;
-use textgen_artifact::{DType, TensorSpec, WEIGHTS_FILE};
+use textgen_artifact::{DType, Part, TensorSpec, WEIGHTS_FILE, WeightFormat};
 
 use super::Node;
 use crate::{
@@ -56,7 +56,7 @@ struct Placed {
 /// Builds one graph. Its large tensors are appended to `weights.bin` as they come.
 pub struct GraphBuilder<'w> {
     pub(super) weights: &'w mut WeightsWriter,
-    name: String,
+    part: Part,
     /// Names of values by id.
     values: Vec<String>,
     nodes: Vec<Placed>,
@@ -71,10 +71,11 @@ pub struct GraphBuilder<'w> {
 }
 
 impl<'w> GraphBuilder<'w> {
-    pub fn new(name: &str, weights: &'w mut WeightsWriter) -> Self {
+    /// A graph of this part of the model, which also names it.
+    pub fn new(part: Part, weights: &'w mut WeightsWriter) -> Self {
         Self {
             weights,
-            name: name.to_owned(),
+            part,
             values: Vec::new(),
             nodes: Vec::new(),
             node_names: HashSet::new(),
@@ -84,6 +85,11 @@ impl<'w> GraphBuilder<'w> {
             initializer_ids: BTreeMap::new(),
             quantized: BTreeMap::new(),
         }
+    }
+
+    /// Notes the format of one of this graph's matrix products.
+    pub(super) fn plan(&mut self, address: &str, format: WeightFormat, shape: [usize; 2]) {
+        self.weights.plan(address, self.part, format, shape);
     }
 
     /// Declares an input of the graph.
@@ -195,7 +201,7 @@ impl<'w> GraphBuilder<'w> {
         });
         ModelProto::of(GraphProto {
             node: node.collect(),
-            name: self.name,
+            name: self.part.name().to_owned(),
             initializer: self.initializers,
             input: self.inputs,
             output: self.outputs,

@@ -49,7 +49,7 @@ impl GraphBuilder<'_> {
     pub fn linear(&mut self, address: &str, x: Value<f32>, layer: Linear) -> Result<Value<f32>> {
         let Linear { weight, bias, format } = layer;
         let shape = [weight.rows(), weight.columns()];
-        self.weights.plan(address, format.into(), shape);
+        self.plan(address, format.into(), shape);
         let bias = match bias {
             Some(bias) => Some(self.initializer(&initializer_name(address, "bias"), &[bias.len()], &bias)?),
             None => None,
@@ -81,7 +81,7 @@ impl GraphBuilder<'_> {
         shape: [usize; 2],
         bias: Option<&[f32]>,
     ) -> Result<Value<f32>> {
-        self.weights.plan(address, WeightFormat::F32, shape);
+        self.plan(address, WeightFormat::F32, shape);
         let weight = self.external(&table.table, &shape);
         let bias = match bias {
             Some(bias) => Some(self.initializer(&initializer_name(address, "bias"), &[bias.len()], bias)?),

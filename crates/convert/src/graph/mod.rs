@@ -2,7 +2,7 @@
 //! typed handles for values, and a method for each operation that the architectures use.
 //!
 //! ```ignore
-//! let mut graph = GraphBuilder::new("decoder", &mut weights);
+//! let mut graph = GraphBuilder::new(Part::Decoder, &mut weights);
 //! let inputs = DecoderInputs::declare(&mut graph, &geometry);
 //! let hidden = graph.linear("/decoder/layers.0/mlp/fc1", inputs.x, Linear { weight, bias, format })?;
 //! let hidden = graph.relu("/decoder/layers.0/mlp/Relu", hidden);

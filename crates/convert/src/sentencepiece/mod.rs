@@ -14,8 +14,9 @@
 //!
 //! `Precompiled` looks at grapheme clusters of up to five bytes by their shortest match and at larger ones
 //! character by character, where SentencePiece takes the longest match at each place. `NFC` makes up for it
-//! with composed letters. What remains is rare: several combining marks in another order than the canonical
-//! one, and a compatibility character with a combining mark (a full-width letter with an accent).
+//! with decomposed letters, Vietnamese and Korean ones above all. What remains is rare: a composed letter
+//! followed by another mark, marks in another order than the canonical one (SentencePiece leaves both as they
+//! are), and a compatibility character with a mark (a full-width letter with an accent).
 //! Scores are summed in f64 rather than f32, which could only matter between two ways that are as probable to
 //! seven digits.
 

@@ -96,8 +96,8 @@ impl Config {
             model_type: Option<String>,
         }
         let path = dir.join(CONFIG_FILE);
-        let family: Option<Family> = read_json(&path)?;
-        if !family.and_then(|family| family.model_type).is_some_and(|name| variant(&name).is_some()) {
+        let model_type = read_json::<Family>(&path)?.and_then(|family| family.model_type);
+        if model_type.and_then(|name| variant(&name)).is_none() {
             return Ok(None);
         }
         let keys: Option<Keys> = read_json(&path)?;

@@ -5,7 +5,7 @@
 //!   … ─ final norm ─ Gather(logit_rows) ─ (scale) ─ head
 //! ```
 
-use textgen_artifact::Geometry;
+use textgen_artifact::{Geometry, Part};
 
 use super::{
     layers::Layers,
@@ -26,7 +26,7 @@ pub fn graph<'w>(
     embedding: &StoredTable,
     weights: &'w mut WeightsWriter,
 ) -> Result<GraphBuilder<'w>> {
-    let mut graph = GraphBuilder::new("decoder", weights);
+    let mut graph = GraphBuilder::new(Part::Decoder, weights);
     let graph_ref = &mut graph;
     let inputs = DecoderInputs::declare(graph_ref, geometry);
     let caches = SelfCaches::declare(graph_ref, geometry, inputs.row_offsets);

@@ -6,7 +6,7 @@
 //!                                                                                  └ kv ─ CacheWrite
 //! ```
 
-use textgen_artifact::Geometry;
+use textgen_artifact::{Geometry, Part};
 
 use super::{
     layers::Layers,
@@ -25,7 +25,7 @@ pub fn graph<'w>(
     geometry: &Geometry,
     weights: &'w mut WeightsWriter,
 ) -> Result<GraphBuilder<'w>> {
-    let mut graph = GraphBuilder::new("encoder", weights);
+    let mut graph = GraphBuilder::new(Part::Encoder, weights);
     let graph_ref = &mut graph;
     let inputs = EncoderInputs::declare(graph_ref, geometry);
     let biases = layers.position_biases(graph_ref, STACK)?;

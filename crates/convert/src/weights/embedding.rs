@@ -1,7 +1,7 @@
 //! Embedding tables.
 
 use half::f16;
-use textgen_artifact::WeightFormat;
+use textgen_artifact::{Part, WeightFormat};
 
 use super::{Matrix, WeightsWriter};
 use crate::error::Result;
@@ -25,6 +25,11 @@ impl WeightsWriter {
     /// Writes a lookup table `[tokens, d_model]`.
     pub fn embedding(&mut self, name: &str, table: Matrix, format: EmbeddingFormat) -> Result<StoredTable> {
         let shape = [table.rows(), table.columns()];
+        // What half precision cannot hold stays as it is.
+        let format = match format {
+            EmbeddingFormat::F16 if table.largest() > f16::MAX.to_f32() => EmbeddingFormat::F32,
+            format => format,
+        };
         let mut row_scale = None;
         let plan = match format {
             EmbeddingFormat::F32 => {
@@ -45,7 +50,7 @@ impl WeightsWriter {
                 WeightFormat::Int8Row
             }
         };
-        self.plan(name, plan, shape);
+        self.plan(name, Part::Embedding, plan, shape);
         Ok(StoredTable { table: name.to_owned(), row_scale })
     }
 }

@@ -126,6 +126,16 @@ impl Matrix {
         }
     }
 
+    /// The largest magnitude.
+    pub fn largest(&self) -> f32 {
+        match &self.values {
+            Values::F32(values) => values.iter().fold(0.0, |max, value| value.abs().max(max)),
+            Values::Int8 { row_scales, .. } => {
+                row_scales.iter().fold(0.0, |max, scale| scale.max(max)) * INT8_MAX
+            }
+        }
+    }
+
     /// The values in full precision.
     pub fn into_f32(self) -> Vec<f32> {
         match self.values {

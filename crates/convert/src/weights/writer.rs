@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use textgen_artifact::{PAGE_BYTES, PrecisionEntry, TensorSpec, WEIGHTS_FILE, WeightFormat};
+use textgen_artifact::{PAGE_BYTES, Part, PrecisionEntry, TensorSpec, WEIGHTS_FILE, WeightFormat};
 
 use super::Stored;
 use crate::error::{ConvertError, Result};
@@ -60,8 +60,8 @@ impl WeightsWriter {
     }
 
     /// Notes the format of a matrix product or an embedding.
-    pub fn plan(&mut self, name: &str, format: WeightFormat, shape: [usize; 2]) {
-        self.plan.push(PrecisionEntry { name: name.to_owned(), format, shape: shape.to_vec() });
+    pub fn plan(&mut self, name: &str, part: Part, format: WeightFormat, shape: [usize; 2]) {
+        self.plan.push(PrecisionEntry { name: name.to_owned(), part, format, shape: shape.to_vec() });
     }
 
     /// A tensor that has been written.

@@ -1,0 +1,505 @@
+//! The engine's contract, with an executor whose answers are known and which records what it was asked.
+//!
+//! The scripted model copies: after `n` tokens it says source token `n`, and after the last one `EOS`.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{
+    decoding::SamplingParams,
+    error::{Error, ErrorKind, Result},
+};
+
+const EOS: u32 = 1;
+const START: u32 = 0;
+const VOCAB: usize = 64;
+/// A source that holds it cannot be encoded.
+const BAD_SOURCE: u32 = 60;
+/// A sequence that feeds it fails its step.
+const BAD_STEP: u32 = 61;
+/// A sequence that feeds it gets logits that are not numbers.
+const BAD_LOGITS: u32 = 62;
+
+/// What happened, as the executor saw it.
+#[derive(Debug, Default)]
+struct Record {
+    encoded_rows: Vec<usize>,
+    /// Slots, positions and cross slots of each successful step.
+    steps: Vec<Vec<(i32, i32, i32)>>,
+}
+
+/// While true, the executor waits in front of every step.
+type Gate = Arc<AtomicBool>;
+
+struct Copier {
+    slots: usize,
+    sources: HashMap<i32, Vec<u32>>,
+    held: HashMap<i32, i32>,
+    logits: Vec<f32>,
+    record: Arc<Mutex<Record>>,
+    gate: Gate,
+}
+
+impl Executor for Copier {
+    fn limits(&self) -> ExecutorLimits {
+        ExecutorLimits {
+            slots: self.slots,
+            cross_slots: self.slots,
+            max_source_tokens: 32,
+            max_target_tokens: 16,
+            vocab_size: VOCAB,
+            decoder_start_token_id: START,
+        }
+    }
+
+    fn encode(&mut self, batch: &EncodeBatch) -> Result<()> {
+        while self.gate.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        if batch.tokens.contains(&BAD_SOURCE) {
+            return Err(Error::internal("the source cannot be encoded"));
+        }
+        for row in 0..batch.rows() {
+            let span = batch.row_offsets[row] as usize..batch.row_offsets[row + 1] as usize;
+            self.sources.insert(batch.cross_slots[row], batch.tokens[span].to_vec());
+        }
+        self.record.lock().unwrap().encoded_rows.push(batch.rows());
+        Ok(())
+    }
+
+    fn decode(&mut self, batch: &DecodeBatch) -> Result<()> {
+        while self.gate.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        assert!(batch.rows() <= self.slots, "more rows than slots");
+        if batch.tokens.contains(&BAD_STEP) {
+            return Err(Error::internal("the step fails"));
+        }
+        self.logits.clear();
+        let mut step: Vec<(i32, i32, i32)> = Vec::new();
+        for row in 0..batch.rows() {
+            let (slot, position) = (batch.slots[row], batch.positions[row]);
+            assert!(!step.iter().any(|&(taken, ..)| taken == slot), "slot {slot} is in two rows");
+            if position > 0 {
+                assert_eq!(self.held[&slot], position, "slot {slot} does not hold what the engine believes");
+            }
+            let tokens = &batch.tokens[batch.row_offsets[row] as usize..batch.row_offsets[row + 1] as usize];
+            let held = position + tokens.len() as i32;
+            self.held.insert(slot, held);
+            let source = &self.sources[&batch.cross_slots[row]];
+            assert_eq!(source.len() as i32, batch.cross_lengths[row]);
+            let next = source.get(held as usize - 1).copied().unwrap_or(EOS);
+            let start = self.logits.len();
+            self.logits.resize(start + VOCAB, 0.0);
+            self.logits[start + next as usize] = 10.0;
+            if tokens.contains(&BAD_LOGITS) {
+                self.logits[start..].fill(f32::NAN);
+            }
+            step.push((slot, position, batch.cross_slots[row]));
+        }
+        self.record.lock().unwrap().steps.push(step);
+        Ok(())
+    }
+
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.logits[row * VOCAB..(row + 1) * VOCAB]
+    }
+}
+
+/// Token 10 is "a", 11 is "b", …
+struct Letters;
+
+impl TextDecoder for Letters {
+    fn push(&mut self, token: u32, text: &mut String) {
+        text.push(char::from_u32(u32::from(b'a') + token - 10).unwrap());
+    }
+    fn finish(&mut self, _: &mut String) {}
+}
+
+impl TextDecoderFactory for Letters {
+    fn text_decoder(&self) -> Box<dyn TextDecoder> {
+        Box::new(Letters)
+    }
+}
+
+/// A running engine over a [`Copier`].
+struct Harness {
+    engine: Engine,
+    record: Arc<Mutex<Record>>,
+    gate: Gate,
+    outcomes: Arc<Outcomes>,
+}
+
+/// Counts how requests ended.
+#[derive(Default)]
+struct Outcomes(Mutex<HashMap<Outcome, usize>>);
+
+impl Observer for Outcomes {
+    fn request_started(&self, _: Duration) {}
+    fn request_ended(&self, outcome: Outcome, _: Duration) {
+        *self.0.lock().unwrap().entry(outcome).or_default() += 1;
+    }
+    fn first_token(&self, _: Duration) {}
+    fn inter_token(&self, _: Duration) {}
+    fn prompt_tokens(&self, _: usize) {}
+    fn generated_tokens(&self, _: usize) {}
+    fn step(&self, _: StepStats) {}
+    fn load(&self, _: EngineLoad) {}
+}
+
+impl Harness {
+    fn new(slots: usize, options: EngineOptions) -> Self {
+        let record = Arc::new(Mutex::new(Record::default()));
+        let gate = Gate::default();
+        let outcomes = Arc::new(Outcomes::default());
+        let executor = Copier {
+            slots,
+            sources: HashMap::new(),
+            held: HashMap::new(),
+            logits: Vec::new(),
+            record: record.clone(),
+            gate: gate.clone(),
+        };
+        let engine =
+            Engine::start("test", Box::new(executor), Arc::new(Letters), outcomes.clone(), options).unwrap();
+        Self { engine, record, gate, outcomes }
+    }
+
+    fn submit(&self, request: Request) -> Client {
+        let (events, received) = channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.engine.submit(GenerateRequest {
+            id: "test".into(),
+            prompts: request
+                .sources
+                .into_iter()
+                .map(|source| Prompt { source, decoder_prefix: request.prefix.clone(), max_new_tokens: None })
+                .collect(),
+            params: Arc::new(SamplingParams { eos_token_ids: vec![EOS], ..request.params }),
+            arrival: Instant::now(),
+            deadline: request.timeout.map(|timeout| Instant::now() + timeout),
+            sink: Box::new(Sink { events, cancelled: cancelled.clone() }),
+        });
+        Client { received, cancelled }
+    }
+
+    fn ended(&self, outcome: Outcome) -> usize {
+        self.outcomes.0.lock().unwrap().get(&outcome).copied().unwrap_or(0)
+    }
+}
+
+#[derive(Default)]
+struct Request {
+    sources: Vec<Vec<u32>>,
+    prefix: Vec<u32>,
+    params: SamplingParams,
+    timeout: Option<Duration>,
+}
+
+fn copy(source: &[u32]) -> Request {
+    Request { sources: vec![source.to_vec()], ..Request::default() }
+}
+
+enum Event {
+    Update(usize, String, Vec<u32>, Option<Finished>),
+    Complete,
+    Failed(Error),
+}
+
+struct Sink {
+    events: Sender<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl EventSink for Sink {
+    fn update(&mut self, update: &SequenceUpdate<'_>) {
+        let _ = self.events.send(Event::Update(
+            update.sequence_index,
+            update.text.to_owned(),
+            update.token_ids.to_vec(),
+            update.finished,
+        ));
+    }
+    fn complete(self: Box<Self>) {
+        let _ = self.events.send(Event::Complete);
+    }
+    fn fail(self: Box<Self>, error: Error) {
+        let _ = self.events.send(Event::Failed(error));
+    }
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    received: Receiver<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn next(&self) -> Event {
+        self.received.recv_timeout(Duration::from_secs(20)).expect("the engine says nothing")
+    }
+
+    /// Text and finish reason of each sequence; checks that exactly one end comes, and comes last.
+    fn complete(self) -> std::result::Result<Vec<(String, FinishReason, usize)>, Error> {
+        let mut sequences: HashMap<usize, (String, usize, Option<FinishReason>)> = HashMap::new();
+        let result = loop {
+            match self.next() {
+                Event::Update(index, text, tokens, finished) => {
+                    let sequence = sequences.entry(index).or_default();
+                    assert!(sequence.2.is_none(), "an update after the end of sequence {index}");
+                    sequence.0.push_str(&text);
+                    sequence.1 += tokens.len();
+                    if let Some(finished) = finished {
+                        assert_eq!(finished.num_output_tokens, sequence.1);
+                        sequence.2 = Some(finished.reason);
+                    }
+                }
+                Event::Complete => break Ok(()),
+                Event::Failed(error) => break Err(error),
+            }
+        };
+        assert!(self.received.recv().is_err(), "an event after the end of the request");
+        result.map(|()| {
+            let mut sequences: Vec<_> = sequences.into_iter().collect();
+            sequences.sort_by_key(|(index, _)| *index);
+            assert!(sequences.iter().enumerate().all(|(expected, (index, _))| expected == *index));
+            sequences.into_iter().map(|(_, (text, tokens, reason))| (text, reason.unwrap(), tokens)).collect()
+        })
+    }
+}
+
+#[test]
+fn a_sequence_ends_at_eos_and_its_token_counts() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let got = harness.submit(copy(&[10, 11, 12])).complete().unwrap();
+    assert_eq!(got, [("abc".into(), FinishReason::Stop, 4)]);
+}
+
+#[test]
+fn a_sequence_ends_at_its_limit_and_at_the_end_of_the_cache() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let limited = Request {
+        params: SamplingParams { max_new_tokens: 2, ..SamplingParams::default() },
+        ..copy(&[10, 11, 12])
+    };
+    assert_eq!(harness.submit(limited).complete().unwrap(), [("ab".into(), FinishReason::Length, 2)]);
+    // 16 tokens fit: the start token and 15 fed back; the 16th generated one need not be fed.
+    let long = copy(&[10; 30]);
+    assert_eq!(harness.submit(long).complete().unwrap(), [("a".repeat(16), FinishReason::Length, 16)]);
+}
+
+#[test]
+fn a_stop_word_ends_a_sequence_and_is_not_said() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let request = Request {
+        params: SamplingParams { stop_words: vec!["cd".into()], ..SamplingParams::default() },
+        ..copy(&[10, 11, 12, 13, 14])
+    };
+    assert_eq!(harness.submit(request).complete().unwrap(), [("ab".into(), FinishReason::Stop, 4)]);
+}
+
+#[test]
+fn a_forced_prefix_is_fed_at_once_and_not_said() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let request = Request { prefix: vec![10, 11], ..copy(&[10, 11, 12, 13]) };
+    assert_eq!(harness.submit(request).complete().unwrap(), [("cd".into(), FinishReason::Stop, 3)]);
+    assert_eq!(harness.record.lock().unwrap().steps.len(), 3);
+}
+
+#[test]
+fn samples_share_one_encoded_source_and_many_prompts_share_the_slots() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let request = Request {
+        sources: (0..10).map(|index| vec![10 + index, 20]).collect(),
+        params: SamplingParams { num_return_sequences: 3, ..SamplingParams::default() },
+        ..Request::default()
+    };
+    let got = harness.submit(request).complete().unwrap();
+    let expected: Vec<_> = (0..10u8)
+        .flat_map(|index| std::iter::repeat_n(char::from(b'a' + index), 3))
+        .map(|letter| (format!("{letter}k"), FinishReason::Stop, 3))
+        .collect();
+    assert_eq!(got, expected);
+    let record = harness.record.lock().unwrap();
+    assert_eq!(record.encoded_rows.iter().sum::<usize>(), 10, "each source is encoded once");
+    let shared = record.steps.iter().any(|rows| rows.len() > 1 && rows.iter().all(|row| row.2 == rows[0].2));
+    assert!(shared, "samples of one prompt read one cross slot");
+}
+
+#[test]
+fn encoding_keeps_to_its_budget_but_never_starves_a_long_source() {
+    let options = EngineOptions { max_encode_tokens: 8, ..EngineOptions::default() };
+    let harness = Harness::new(8, options);
+    let request = Request {
+        sources: vec![vec![10; 4], vec![11; 4], vec![12; 4], vec![13; 20], vec![14; 2]],
+        params: SamplingParams { max_new_tokens: 1, ..SamplingParams::default() },
+        ..Request::default()
+    };
+    harness.submit(request).complete().unwrap();
+    assert_eq!(harness.record.lock().unwrap().encoded_rows, [2, 1, 1, 1]);
+}
+
+#[test]
+fn a_source_that_fails_harms_no_other() {
+    let harness = Harness::new(8, EngineOptions::default());
+    harness.gate.store(true, Ordering::Relaxed);
+    let clients: Vec<_> = [&[10, 11][..], &[BAD_SOURCE], &[12], &[13, 14, 15]]
+        .into_iter()
+        .map(|source| harness.submit(copy(source)))
+        .collect();
+    harness.gate.store(false, Ordering::Relaxed);
+    let got: Vec<_> =
+        clients.into_iter().map(|client| client.complete().map(|got| got[0].0.clone())).collect();
+    assert_eq!(got[0].as_deref(), Ok("ab"));
+    assert_eq!(got[1].as_ref().unwrap_err().kind, ErrorKind::Internal);
+    assert_eq!((got[2].as_deref(), got[3].as_deref()), (Ok("c"), Ok("def")));
+    assert_eq!((harness.ended(Outcome::Completed), harness.ended(Outcome::Failed)), (3, 1));
+}
+
+#[test]
+fn a_row_that_fails_its_step_or_its_logits_harms_no_other() {
+    for bad in [BAD_STEP, BAD_LOGITS] {
+        let harness = Harness::new(8, EngineOptions::default());
+        harness.gate.store(true, Ordering::Relaxed);
+        let clients: Vec<_> = (0..7)
+            .map(|index| {
+                let prefix = if index == 3 { vec![bad] } else { Vec::new() };
+                harness.submit(Request { prefix, ..copy(&[10, 11, 12, 13]) })
+            })
+            .collect();
+        harness.gate.store(false, Ordering::Relaxed);
+        for (index, client) in clients.into_iter().enumerate() {
+            match client.complete() {
+                Ok(got) => assert_eq!((index == 3, got[0].0.as_str()), (false, "abcd")),
+                Err(error) => assert_eq!((index, error.kind), (3, ErrorKind::Internal)),
+            }
+        }
+        // The slot of the failed row serves again.
+        assert_eq!(harness.submit(copy(&[10])).complete().unwrap()[0].0, "a");
+    }
+}
+
+#[test]
+fn a_failing_prompt_fails_its_request_once_and_frees_everything() {
+    let harness = Harness::new(4, EngineOptions::default());
+    let request = Request {
+        sources: vec![vec![10], vec![BAD_SOURCE], vec![BAD_SOURCE, 11], vec![12], vec![13; 4], vec![14]],
+        params: SamplingParams { num_return_sequences: 2, ..SamplingParams::default() },
+        ..Request::default()
+    };
+    assert_eq!(harness.submit(request).complete().unwrap_err().kind, ErrorKind::Internal);
+    let all_slots = Request { sources: vec![vec![10, 11]; 4], ..Request::default() };
+    assert_eq!(harness.submit(all_slots).complete().unwrap().len(), 4);
+}
+
+#[test]
+fn the_queue_is_bounded_and_answers_at_once() {
+    let harness = Harness::new(1, EngineOptions { max_queue_requests: 2, ..EngineOptions::default() });
+    harness.gate.store(true, Ordering::Relaxed);
+    let clients: Vec<_> = (0..6).map(|_| harness.submit(copy(&[10, 11]))).collect();
+    let rejected: Vec<bool> = clients
+        .into_iter()
+        .map(|client| match client.received.recv_timeout(Duration::from_millis(300)) {
+            Ok(Event::Failed(error)) => {
+                assert_eq!(error.kind, ErrorKind::Unavailable);
+                true
+            }
+            Ok(_) => panic!("the executor is held"),
+            Err(_) => {
+                // Waits, as it should; let it go.
+                std::mem::forget(client);
+                false
+            }
+        })
+        .collect();
+    assert!(rejected.iter().filter(|&&rejected| rejected).count() >= 3, "{rejected:?}");
+    assert!(!rejected[0] && !rejected[1] && rejected[5], "{rejected:?}");
+    harness.gate.store(false, Ordering::Relaxed);
+}
+
+#[test]
+fn a_request_is_cancelled_while_it_waits_and_while_it_runs() {
+    let harness = Harness::new(1, EngineOptions::default());
+    harness.gate.store(true, Ordering::Relaxed);
+    let running = harness.submit(copy(&[10; 12]));
+    let waiting = harness.submit(copy(&[11; 12]));
+    let other = harness.submit(copy(&[12]));
+    running.cancelled.store(true, Ordering::Relaxed);
+    waiting.cancelled.store(true, Ordering::Relaxed);
+    harness.gate.store(false, Ordering::Relaxed);
+    for client in [running, waiting] {
+        assert_eq!(client.complete().unwrap_err().kind, ErrorKind::Cancelled);
+    }
+    assert_eq!(other.complete().unwrap()[0].0, "c");
+    assert_eq!(harness.ended(Outcome::Cancelled), 2);
+}
+
+#[test]
+fn a_deadline_counts_in_the_queue_and_while_running() {
+    let harness = Harness::new(1, EngineOptions::default());
+    harness.gate.store(true, Ordering::Relaxed);
+    let timeout = Some(Duration::from_millis(50));
+    let running = harness.submit(Request { timeout, ..copy(&[10; 12]) });
+    let waiting = harness.submit(Request { timeout, ..copy(&[10; 12]) });
+    std::thread::sleep(Duration::from_millis(100));
+    harness.gate.store(false, Ordering::Relaxed);
+    for client in [running, waiting] {
+        let error = client.complete().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.message.contains("deadline"), "{error}");
+    }
+    assert_eq!(harness.ended(Outcome::TimedOut), 2);
+}
+
+#[test]
+fn prompts_that_cannot_be_served_are_refused_with_the_numbers() {
+    let harness = Harness::new(1, EngineOptions::default());
+    for (request, says) in [
+        (copy(&[10; 33]), "33 tokens, at most 32"),
+        (copy(&[]), "no tokens"),
+        (Request { prefix: vec![10; 16], ..copy(&[10]) }, "16 tokens, at most 15"),
+        (Request::default(), "at least one text"),
+    ] {
+        let error = harness.submit(request).complete().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(error.message.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn dropping_the_engine_lets_requests_finish() {
+    let harness = Harness::new(2, EngineOptions::default());
+    let clients: Vec<_> = (0..20).map(|_| harness.submit(copy(&[10, 11, 12]))).collect();
+    drop(harness.engine);
+    for client in clients {
+        assert_eq!(client.complete().unwrap()[0].0, "abc");
+    }
+}
+
+#[test]
+fn dropping_the_engine_fails_what_does_not_finish_in_time() {
+    let options = EngineOptions { drain_timeout: Duration::ZERO, ..EngineOptions::default() };
+    let harness = Harness::new(1, options);
+    harness.gate.store(true, Ordering::Relaxed);
+    let clients: Vec<_> = (0..5).map(|_| harness.submit(copy(&[10; 12]))).collect();
+    let gate = harness.gate.clone();
+    let opener = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        gate.store(false, Ordering::Relaxed);
+    });
+    drop(harness.engine);
+    opener.join().unwrap();
+    for client in clients {
+        assert_eq!(client.complete().unwrap_err().kind, ErrorKind::Unavailable);
+    }
+}

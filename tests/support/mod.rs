@@ -1,0 +1,152 @@
+//! What the tests that run real graphs share: fixtures converted on the spot, and ONNX Runtime.
+
+#![allow(dead_code)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use textgen_convert::{ConvertOptions, Precision, Target};
+use triton_textgen::{
+    decoding::SamplingParams,
+    engine::{EngineOptions, EventSink, Finished, GenerateRequest, NoObserver, Prompt, SequenceUpdate},
+    error::Error,
+    model::{EncoderDecoder, ExecutorOptions, Runtime},
+    text_model::{ModelOptions, TextModel},
+};
+
+/// ONNX Runtime's library; the tests do not run without it.
+pub fn runtime_library() -> PathBuf {
+    std::env::var_os("TEXTGEN_RUNTIME_LIBRARY")
+        .map(PathBuf::from)
+        .expect("TEXTGEN_RUNTIME_LIBRARY must name libonnxruntime.so; `make test` sets it")
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// An artifact in a folder of its own.
+pub struct Artifact {
+    folder: TempDir,
+}
+
+impl Artifact {
+    pub fn convert(source: &Path, precision: Precision) -> Result<Self, textgen_convert::ConvertError> {
+        let folder = tempfile::tempdir().unwrap();
+        textgen_convert::convert(&ConvertOptions {
+            source: source.to_owned(),
+            target: Target::Folder(folder.path().join("artifact")),
+            precision,
+            force: false,
+        })?;
+        Ok(Self { folder })
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("artifact")
+    }
+
+    pub fn executor(&self, max_sequences: usize, threads: usize) -> EncoderDecoder {
+        let manifest = textgen_artifact::Manifest::read(&self.dir()).unwrap();
+        let runtime = Runtime::load(&runtime_library()).unwrap();
+        EncoderDecoder::load(runtime, &self.dir(), &manifest, &executor_options(max_sequences, threads))
+            .unwrap()
+    }
+
+    pub fn model(&self, max_sequences: usize) -> TextModel {
+        let options = ModelOptions {
+            runtime_library: runtime_library(),
+            executor: executor_options(max_sequences, 2),
+            engine: EngineOptions::default(),
+        };
+        TextModel::load(&self.dir(), "test", &options, Arc::new(NoObserver)).unwrap()
+    }
+}
+
+fn executor_options(max_sequences: usize, intra_op_threads: usize) -> ExecutorOptions {
+    ExecutorOptions { intra_op_threads, max_sequences, max_source_tokens: 512, max_target_tokens: 256 }
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// What one sequence came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Generated {
+    pub text: String,
+    pub token_ids: Vec<u32>,
+    /// Bits of the log-probabilities: equal means equal to the last bit.
+    pub logprob_bits: Vec<u32>,
+    pub finished: Option<Finished>,
+}
+
+pub type Outcome = Result<Vec<Generated>, Error>;
+
+struct Collector {
+    sequences: Vec<Generated>,
+    done: Sender<Outcome>,
+}
+
+impl EventSink for Collector {
+    fn update(&mut self, update: &SequenceUpdate<'_>) {
+        let sequence = &mut self.sequences[update.sequence_index];
+        assert_eq!(sequence.finished, None, "an update after the end of a sequence");
+        sequence.text.push_str(update.text);
+        sequence.token_ids.extend(update.token_ids);
+        sequence.logprob_bits.extend(update.logprobs.iter().map(|logprob| logprob.to_bits()));
+        sequence.finished = update.finished;
+    }
+
+    fn complete(self: Box<Self>) {
+        let _ = self.done.send(Ok(self.sequences));
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        let _ = self.done.send(Err(error));
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Hands a request of one prompt to the model.
+pub fn submit(
+    model: &TextModel,
+    source: Vec<u32>,
+    prefix: &[u32],
+    params: SamplingParams,
+) -> Receiver<Outcome> {
+    let (done, outcome) = channel();
+    model.engine.submit(GenerateRequest {
+        id: String::new(),
+        prompts: vec![Prompt { source, decoder_prefix: prefix.to_vec(), max_new_tokens: None }],
+        sink: Box::new(Collector {
+            sequences: vec![Generated::default(); params.num_return_sequences],
+            done,
+        }),
+        params: Arc::new(params),
+        arrival: Instant::now(),
+        deadline: None,
+    });
+    outcome
+}
+
+/// The sequences of a request; a minute means that it hangs.
+pub fn wait(outcome: &Receiver<Outcome>) -> Vec<Generated> {
+    outcome.recv_timeout(Duration::from_secs(60)).expect("the request hangs").expect("the request failed")
+}
