@@ -7,6 +7,7 @@ use std::{
 
 use ort::{
     environment::Environment,
+    logging::LogLevel,
     session::{Session, builder::GraphOptimizationLevel},
 };
 
@@ -53,6 +54,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| Error::internal(format!("ONNX Runtime environment: {error}")))?;
+        // Its chatter about graphs and allocations would drown the server's log.
+        environment.set_log_level(LogLevel::Warning);
         let loaded: &'static Runtime =
             Box::leak(Box::new(Runtime { library: library.to_owned(), environment }));
         *runtime = Some(loaded);
@@ -63,6 +66,7 @@ impl Runtime {
     pub(super) fn session(&self, graph: &Path, threads: usize) -> Result<Session> {
         let build = || -> ort::Result<Session> {
             let mut builder = Session::builder(&self.environment)?
+                .with_log_level(LogLevel::Warning)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
