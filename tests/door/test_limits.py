@@ -64,7 +64,6 @@ def test_max_tokens_beyond_the_entry_is_refused_or_bounded(http):
         ("max_target_tokens", "0"),
         ("intra_op_threads", "-2"),
         ("request_timeout_ms", "soon"),
-        ("runtime_library", "/nowhere/libonnxruntime.so"),
         ("max_sequence", "8"),
     ],
 )
@@ -81,3 +80,15 @@ def test_a_wrong_key_or_value_fails_the_load_and_is_named(own_server, key, value
         (reason,) = [entry["reason"] for entry in index if entry["name"] == "bad"]
         assert key in reason or value in reason, reason
         assert http.text("good", ENGLISH) == "O gato dorme no sofá."
+
+
+def test_a_runtime_that_is_not_there_fails_the_load(own_server):
+    """The process has one runtime, so no other model may have loaded it before."""
+
+    def fill(repository):
+        repository.add("bad", parameters(runtime_library="/nowhere/libonnxruntime.so"))
+
+    with own_server(fill, "--model-control-mode=explicit") as (server, http, _):
+        reply = http.load("bad")
+        assert reply.status >= 400 and "/nowhere/libonnxruntime.so" in reply.error
+        server.assert_alive()

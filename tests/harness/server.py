@@ -96,8 +96,8 @@ class TritonServer:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def log_tail(self, lines: int = 40) -> str:
-        """Its errors, then the end of it; the wide tables are cut."""
-        everything = [line[:300] for line in self.log_text().splitlines()]
+        """Its errors, then the end of it, without the wide tables."""
+        everything = [line[:400] for line in self.log_text().splitlines() if line[:1] not in "+|"]
         errors = [line for line in everything[:-lines] if line.startswith("E") or "rror" in line]
         return "\n".join(errors[:lines] + everything[-lines:])
 
