@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use triton_textgen::{
     engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
     error::Error,
-    options::{OptionValue, RequestOptions},
+    options::RequestOptions,
     text_model::TextModel,
 };
 
@@ -32,7 +32,8 @@ pub struct Arguments {
     /// Read one JSON object a line from standard input: `text_input` or `input_ids`, and any option by its name
     #[arg(long)]
     jsonl: bool,
-    /// Set an option by its name, as in `--set temperature=0.8 --set max_tokens=64`
+    /// Set an option by its name, as in `--set temperature=0.8 --set 'stop_words=["end", "."]'`; a line of
+    /// --jsonl that gives the option too has its own way
     #[arg(long = "set", value_name = "NAME=VALUE")]
     options: Vec<String>,
     #[command(flatten)]
@@ -84,10 +85,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for option in &arguments.options {
         let (name, value) =
             option.split_once('=').ok_or_else(|| anyhow::anyhow!("--set {option}: expected NAME=VALUE"))?;
-        // As in JSON: `0.8` is a number, `true` a truth value, all else text.
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        // A list is written as in JSON; any other value is read as the option's type wants it.
+        let value = serde_json::from_str(value).map_or_else(|_| Value::from(value), Value::Array);
         let object = Map::from_iter([(name.to_owned(), value)]);
-        defaults.set_json(&Value::Object(object).to_string())?;
+        defaults.set_json(&Value::Object(object).to_string()).map_err(|error| error.context("--set"))?;
     }
     let model =
         TextModel::load(&arguments.dir, "textgen", &arguments.runtime.model()?, Arc::new(NoObserver))?;
@@ -139,18 +140,16 @@ fn start(
     defaults: &RequestOptions,
     mut object: Map<String, Value>,
 ) -> Result<Receiver<Outcome>, String> {
-    let ids = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| {
-        model.tokenizer.encode_source(text)
-    })?;
-    let mut options = defaults.clone();
+    let ids = jsonl::source(&mut object, &model.manifest, &model.tokenizer)?;
+    let mut options = RequestOptions::default();
     options.set_json(&Value::Object(object).to_string()).map_err(|error| error.to_string())?;
-    submit(model, &options, ids).map_err(|error| error.to_string())
+    submit(model, &options.over(defaults.clone()), ids).map_err(|error| error.to_string())
 }
 
 fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<Receiver<Outcome>, Error> {
-    let mut options = options.clone();
-    options.set("return_log_probs", OptionValue::Bool(true))?;
-    let options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+    let mut options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+    // They are always printed.
+    options.params.logprobs = true;
     let (done, outcome) = channel();
     let sequences =
         std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
