@@ -54,6 +54,15 @@ fn texts_give_one_line_each() {
 }
 
 #[test]
+fn many_texts_wait_for_each_other() {
+    let artifact = Artifact::convert("flan");
+    let dir = artifact.dir();
+    let texts = vec!["human"; 1500];
+    let printed = textgen(["generate", "--set", "max_tokens=1", path(&dir)].iter().chain(&texts)).succeeded();
+    assert_eq!(printed.lines().count(), texts.len());
+}
+
+#[test]
 fn set_gives_defaults_that_a_line_overrules() {
     let input = lines(&[
         json!({"input_ids": SOURCE}),

@@ -8,7 +8,8 @@ use support::{Artifact, Run, command, fixture, path, textgen};
 
 #[test]
 fn help_names_every_command_and_option() {
-    let runtime = ["--runtime-library", "--threads", "--max-sequences", "--max-source-tokens"];
+    let runtime =
+        ["--runtime-library", "--threads", "--max-sequences", "--max-source-tokens", "--max-target-tokens"];
     let commands: [(&str, &[&str], bool); 5] = [
         (
             "convert",
