@@ -9,7 +9,11 @@ mod jsonl;
 mod runtime;
 mod score;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{Write, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use textgen_convert::{ConvertOptions, Precision, Target};
@@ -94,7 +98,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 PrecisionArg::Int8 => Precision::Int8,
             };
             let report = textgen_convert::convert(&ConvertOptions { source, target, precision, force })?;
-            println!("{}", report.artifact.display());
+            // Not println!, which panics when nobody reads.
+            writeln!(stdout(), "{}", report.artifact.display())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect { dir } => inspect::run(&dir),
