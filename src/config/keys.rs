@@ -49,7 +49,7 @@ const MAX_TARGET_TOKENS: Key = model("max_target_tokens", 1, 1 << 20, Some(256))
 const MAX_QUEUE_REQUESTS: Key = model("max_queue_requests", 1, 1 << 20, Some(1024));
 /// Source tokens that one run of the encoder may hold. More let waiting requests start sooner; running
 /// streams stand still meanwhile.
-const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(2048));
+const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(512));
 /// Sequences (texts × `num_return_sequences`) that one request may ask for.
 const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, Some(1024));
 /// Bytes of all inputs of one request together.

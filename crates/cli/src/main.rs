@@ -79,7 +79,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("textgen: {error:#}");
+            // Each of our errors already says its cause; the chain would say it twice.
+            eprintln!("textgen: {error}");
             ExitCode::FAILURE
         }
     }
