@@ -119,7 +119,8 @@ pub(super) fn check(status: ort::sys::OrtStatusPtr) -> std::result::Result<(), S
     // SAFETY: a non-null status is ours to read and to release, once.
     unsafe {
         let message = std::ffi::CStr::from_ptr((ort::api().GetErrorMessage)(status.0));
-        let message = message.to_string_lossy().into_owned();
+        // An error is one line of a log and of a response.
+        let message = message.to_string_lossy().split_whitespace().collect::<Vec<_>>().join(" ");
         (ort::api().ReleaseStatus)(status.0);
         Err(message)
     }
