@@ -119,8 +119,8 @@ impl EventSink for Collector {
         let _ = self.done.send(Err(error));
     }
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn given_up(&self) -> Option<Error> {
+        None
     }
 }
 
