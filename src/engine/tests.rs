@@ -179,7 +179,6 @@ impl Harness {
         let (events, received) = channel();
         let given_up = Arc::new(Mutex::new(None));
         self.engine.submit(GenerateRequest {
-            id: "test".into(),
             prompts: request
                 .sources
                 .into_iter()

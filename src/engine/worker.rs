@@ -40,7 +40,6 @@ pub enum Message {
 
 /// A request that has not ended.
 struct ActiveRequest {
-    id: String,
     params: Arc<SamplingParams>,
     /// At the start of a text; each sequence has a copy.
     stop: StopMatcher,
@@ -220,7 +219,6 @@ impl Worker {
         let samples = request.params.num_return_sequences;
         let sequences = request.prompts.len() * samples;
         let key = self.requests.insert(ActiveRequest {
-            id: request.id,
             seed: request.params.seed.unwrap_or_else(rand::random),
             stop: StopMatcher::new(&request.params.stop_words),
             params: request.params,
@@ -507,11 +505,6 @@ impl Worker {
         for (request, outcome, error) in ended {
             if !request.started {
                 self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
-            }
-            if outcome == Outcome::Failed {
-                log::error!("request {:?}: {error}", request.id);
-            } else {
-                log::debug!("request {:?}: {error}", request.id);
             }
             self.observer.request_ended(outcome, request.arrival.elapsed());
             request.sink.fail(error);

@@ -133,7 +133,6 @@ pub fn submit(
 ) -> Receiver<Outcome> {
     let (done, outcome) = channel();
     model.engine.submit(GenerateRequest {
-        id: String::new(),
         prompts: vec![Prompt { source, decoder_prefix: prefix.to_vec(), max_new_tokens: None }],
         sink: Box::new(Collector {
             sequences: vec![Generated::default(); params.num_return_sequences],

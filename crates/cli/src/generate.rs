@@ -155,7 +155,6 @@ fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<
     let sequences =
         std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
     model.engine.submit(GenerateRequest {
-        id: String::new(),
         prompts: vec![model.prompt_from_ids(ids, &options.decoder_prefix)],
         params: Arc::new(options.params),
         arrival: Instant::now(),
