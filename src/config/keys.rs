@@ -56,6 +56,8 @@ const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, So
 const MAX_INPUT_BYTES: Key = model("max_input_bytes", 1, 1 << 32, Some(1 << 20));
 /// Time for a whole request in milliseconds, waiting included; past it the request is answered UNAVAILABLE.
 /// A request's own `timeout` can only shorten it. 0 means no limit: then only a cancelled request ends early.
+/// Keep it below the server's `--exit-timeout-secs`: nothing tells the plugin of a shutdown while HTTP requests
+/// run, and a server that cuts them off then crashes on its way out.
 const REQUEST_TIMEOUT_MS: Key = model("request_timeout_ms", 0, 1 << 40, Some(300_000));
 /// Time in milliseconds that running requests get to finish once the model is being unloaded; what is left is
 /// answered UNAVAILABLE. A server that shuts down first lets its HTTP connections finish, for up to its

@@ -88,8 +88,8 @@ impl EventSink for Collector {
         let _ = self.done.send(Err(error));
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.wanted.strong_count() == 0
+    fn given_up(&self) -> Option<Error> {
+        (self.wanted.strong_count() == 0).then(|| Error::cancelled("nobody reads the output any more"))
     }
 }
 
@@ -172,7 +172,6 @@ fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<
     let sequences =
         std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
     model.engine.submit(GenerateRequest {
-        id: String::new(),
         prompts: vec![model.prompt_from_ids(ids, &options.decoder_prefix)],
         params: Arc::new(options.params),
         arrival: Instant::now(),
