@@ -23,6 +23,8 @@ ENTRIES = {
     # One sequence at a time and two that wait.
     "narrow": decoupled(True)
     + parameters(max_sequences=1, max_queue_requests=2, max_source_tokens=1024, max_target_tokens=2048),
+    "narrow-whole": decoupled(False)
+    + parameters(max_sequences=1, max_queue_requests=2, max_source_tokens=1024, max_target_tokens=2048),
     "hasty": decoupled(False)
     + parameters(request_timeout_ms=50, max_sequences=1, max_source_tokens=1024, max_target_tokens=2048),
     "short-input": decoupled(False) + parameters(max_input_bytes=1000),

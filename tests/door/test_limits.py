@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from harness.grpc_door import error_code, replies
+from harness.http_door import tensor
 from harness.metrics import outcomes, running, waiting
 from harness.repository import parameters
 from harness.server import eventually
@@ -30,12 +31,25 @@ def test_a_full_queue_answers_at_once(server, grpc_door, http, full):
     assert reply.status == 400 and "queue is full" in reply.error
     (answer,) = grpc_door.stream("narrow", ENGLISH)
     assert "queue is full" in answer.error
-    call = grpc_door.stub.ModelStreamInfer(
-        iter([grpc_door.request("narrow", ENGLISH)]), timeout=60, metadata=[("triton_grpc_error", "true")]
-    )
-    assert error_code(lambda: list(call))[0] == grpc.StatusCode.UNAVAILABLE
     assert waiting(server, "narrow") == 2, "those that wait are not disturbed"
-    assert outcomes(server, "narrow")["rejected"] == before + 3
+    assert outcomes(server, "narrow")["rejected"] == before + 2
+
+
+def test_a_full_queue_has_its_code(server, grpc_door, http):
+    """UNAVAILABLE, 503: the doors for one response say the code."""
+    model = "narrow-whole"
+    calls = [grpc_door.stub.ModelInfer.future(grpc_door.request(model, LONG, **LASTING))]
+    try:
+        eventually(lambda: running(server, model) == 1)
+        for count in (1, 2):
+            calls.append(grpc_door.stub.ModelInfer.future(grpc_door.request(model, ENGLISH)))
+            eventually(lambda count=count: waiting(server, model) == count)
+        code, message = error_code(lambda: grpc_door.infer(model, ENGLISH))
+        assert code == grpc.StatusCode.UNAVAILABLE and "queue is full" in message
+        assert http.infer(model, [tensor("text_input", ENGLISH)]).status == 503
+    finally:
+        for call in calls:
+            call.cancel()
 
 
 def test_those_that_wait_are_served_in_the_end(full):
