@@ -1,16 +1,16 @@
-//! The same tokenizer as a `tokenizer.json`.
+//! The same tokenizer as a `tokenizer.json`, for texts that are normalized already.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use textgen_artifact::ESCAPED_SPACE as SPACE;
 
 use super::{
     SentencePiece,
     model::{Piece, PieceType},
 };
-use crate::error::{ConvertError, Result};
-
-/// What SentencePiece escapes a space as.
-const SPACE: &str = "▁";
+use crate::{
+    error::{ConvertError, Result},
+    tokenizer_files::TokenizerFiles,
+};
 
 /// What the checkpoint says of its tokenizer beyond the model file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct TokenizerOptions {
 }
 
 impl SentencePiece {
-    /// The text of `tokenizer.json`.
-    pub fn tokenizer_json(&self, options: TokenizerOptions) -> Result<String> {
+    /// The same tokenizer for an artifact.
+    pub fn tokenizer_files(&self, options: TokenizerOptions) -> Result<TokenizerFiles> {
         let eos_id = options.eos_token_id;
         let Some(eos) = self.pieces.get(eos_id as usize) else {
             return Err(ConvertError::Tokenizer {
@@ -55,7 +55,7 @@ impl SentencePiece {
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": sequence("normalizers", self.normalizers()),
+            "normalizer": null,
             "pre_tokenizer": sequence("pretokenizers", self.pre_tokenizers()),
             "post_processor": append(&eos.text, eos_id),
             "decoder": sequence("decoders", self.decoders()),
@@ -66,7 +66,7 @@ impl SentencePiece {
                 "byte_fallback": self.byte_fallback,
             },
         });
-        Ok(tokenizer.to_string())
+        Ok(TokenizerFiles { json: tokenizer.to_string(), normalizer: Some(self.normalizer.clone()) })
     }
 
     /// A user-defined piece gets the bonus that SentencePiece gives it while it searches, so that it wins over
@@ -79,28 +79,6 @@ impl SentencePiece {
         let max = normal().map(|piece| piece.score).fold(f32::NEG_INFINITY, f32::max);
         let min = normal().map(|piece| piece.score).fold(f32::INFINITY, f32::min);
         if max < min { 0.0 } else { (piece.text.len() as f32 * max - 0.1).max(min) }
-    }
-
-    fn normalizers(&self) -> Vec<Value> {
-        let mut steps = Vec::new();
-        let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
-        if !self.normalizer.charsmap.is_empty() {
-            if self.normalizer.name.contains("nfkc") {
-                steps.push(json!({"type": "NFC"}));
-            }
-            let map = STANDARD.encode(&self.normalizer.charsmap);
-            steps.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
-        }
-        if self.normalizer.remove_extra_whitespaces {
-            // At the end SentencePiece looks for the escaped form, so that a literal one goes too.
-            steps.push(replace(json!({"Regex": format!("^ +|[ {SPACE}]+$")}), ""));
-            steps.push(replace(json!({"Regex": " {2,}"}), " "));
-        }
-        if self.normalizer.add_dummy_prefix {
-            steps.push(json!({"type": "Prepend", "prepend": SPACE}));
-        }
-        steps.push(replace(json!({"String": " "}), SPACE));
-        steps
     }
 
     /// Words are cut one by one where no piece reaches across two of them: the same result, sooner.
