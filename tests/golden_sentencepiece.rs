@@ -96,6 +96,11 @@ fn special_tokens_can_be_named_and_are_left_out_of_text() {
     let tokenizer = tokenizer("nmt_nfkc.model", 0);
     assert_eq!(ids(&tokenizer, "</s><pad>"), [EOS, 0, EOS]);
     assert_eq!(decode(&tokenizer, &[0, EOS]), "");
+    // Named, not spelled by other characters that are normalized to the same.
+    for text in ["＜/s＞", "<／s>", "a＜pad＞b", "＜unk＞"] {
+        let ids = tokenizer.encode_target(text).unwrap();
+        assert!(ids.len() > 2 && !ids.contains(&EOS) && !ids.contains(&0), "{text}: {ids:?}");
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@
 //! | SentencePiece | artifact |
 //! | --- | --- |
 //! | `precompiled_charsmap`, `remove_extra_whitespaces`, `add_dummy_prefix`, escaped spaces | `normalizer.json` |
-//! | pieces across several words, or none | `tokenizer.json`: pre-tokenizer `Metaspace` |
-//! | escaped spaces in the text of pieces | decoder `Metaspace` |
+//! | control, unknown and byte pieces, which no text spells | `tokenizer.json`: pre-tokenizer `Split` behind `<` |
+//! | escaped spaces of pieces | pre-tokenizer and decoder `Metaspace` |
 //! | pieces and scores | model `Unigram` |
 //! | control symbols | special added tokens, which texts may name (SentencePiece itself spells them out) |
 //! | sentinels | special added tokens after the pieces |

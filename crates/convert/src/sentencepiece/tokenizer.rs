@@ -1,5 +1,7 @@
 //! The same tokenizer as a `tokenizer.json`, for texts that are normalized already.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use textgen_artifact::ESCAPED_SPACE as SPACE;
 
@@ -47,8 +49,8 @@ impl SentencePiece {
             let special = matches!(piece.kind, PieceType::Control | PieceType::Unknown);
             special.then(|| added_token(id, &piece.text))
         });
-        let sentinels = sentinels.iter().enumerate().map(|(i, text)| added_token(self.len() + i, text));
-        let added: Vec<Value> = special.chain(sentinels).collect();
+        let after = sentinels.iter().enumerate().map(|(i, text)| added_token(self.len() + i, text));
+        let added: Vec<Value> = special.chain(after).collect();
 
         let tokenizer = json!({
             "version": "1.0",
@@ -56,7 +58,7 @@ impl SentencePiece {
             "padding": null,
             "added_tokens": added,
             "normalizer": null,
-            "pre_tokenizer": sequence("pretokenizers", self.pre_tokenizers()),
+            "pre_tokenizer": sequence("pretokenizers", self.pre_tokenizers(&sentinels)),
             "post_processor": append(&eos.text, eos_id),
             "decoder": sequence("decoders", self.decoders()),
             "model": {
@@ -81,22 +83,36 @@ impl SentencePiece {
         if max < min { 0.0 } else { (piece.text.len() as f32 * max - 0.1).max(min) }
     }
 
-    /// Words are cut one by one where no piece reaches across two of them: the same result, sooner.
-    fn pre_tokenizers(&self) -> Vec<Value> {
+    /// Cuts that change nothing, where no piece reaches across them, but for what they are made.
+    fn pre_tokenizers(&self, sentinels: &[String]) -> Vec<Value> {
         let mut steps = Vec::new();
-        let normal = || self.pieces.iter().filter(|piece| piece.kind == PieceType::Normal);
-        if self.byte_fallback && !normal().any(|piece| piece.text.contains("<0")) {
-            // Keeps a text that spells a byte piece from becoming that byte.
+        let is_text = |piece: &&Piece| matches!(piece.kind, PieceType::Normal | PieceType::UserDefined);
+        let of_text = || self.pieces.iter().filter(is_text);
+        // Normalized text may spell a piece of another kind, as `<0x41>` or a full-width `</s>`. A cut behind
+        // the `<` keeps it from becoming that; one side is known, so that it parts no two unknown characters.
+        let known = |text: &str| self.byte_fallback || self.contains(text);
+        let others = self.pieces.iter().filter(|piece| !is_text(piece));
+        let others = others.map(|piece| &piece.text).chain(sentinels);
+        let after: BTreeSet<char> = others
+            .filter_map(|text| text.strip_prefix('<')?.chars().next())
+            .filter(|c| c.is_ascii_alphanumeric() || *c == '/')
+            .collect();
+        let after: String = after
+            .into_iter()
+            .filter(|c| known("<") || known(&c.to_string()))
+            .filter(|c| !of_text().any(|piece| piece.text.contains(&format!("<{c}"))))
+            .collect();
+        if !after.is_empty() {
             steps.push(json!({
                 "type": "Split",
-                "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"},
+                "pattern": {"Regex": format!("<(?=[{after}])")},
                 "behavior": "MergedWithPrevious",
                 "invert": false,
             }));
         }
+        // Word by word is sooner.
         let across = |piece: &Piece| piece.text.chars().skip(1).any(|c| SPACE.contains(c));
-        let matched = |piece: &&Piece| matches!(piece.kind, PieceType::Normal | PieceType::UserDefined);
-        if self.contains(SPACE) && !self.pieces.iter().filter(matched).any(across) {
+        if self.contains(SPACE) && !of_text().any(across) {
             steps.push(metaspace("never", true));
         }
         steps
