@@ -87,6 +87,9 @@ pub struct TokenizerSpec {
     pub add_special_tokens: bool,
     /// Ids appended to every source after that, as `</s>` where the tokenizer does not add it.
     pub source_suffix: Vec<u32>,
+    /// Texts are normalized by the rules in `normalizer.json` rather than by the tokenizer's own.
+    #[serde(default)]
+    pub normalizer: bool,
 }
 
 /// Defaults of generation, from the checkpoint's own configuration; a request overrides them.
