@@ -125,6 +125,21 @@ quality: env cli demo-models $(DIRECTIONS:%=$(MODELS)/fp32/translate-%/.converte
 soak: env backend cli demo-models ## Look for growing memory over 20,000 requests
 	.venv/bin/pytest -m soak $(PYTEST_ARGS)
 
+# CTranslate2 has an environment of its own: nothing else needs it.
+BENCH := .cache/bench
+BENCH_STAMP := $(BENCH)/venv/stamp-$(shell cksum < benches/requirements.txt | cut -d' ' -f1)
+
+$(BENCH_STAMP):
+	@rm -rf $(BENCH)/venv
+	$${PYTHON:-python3} -m venv $(BENCH)/venv
+	$(BENCH)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary=:all: \
+	  -r benches/requirements.txt
+	@touch $@
+
+.PHONY: bench-t5
+bench-t5: cli $(BENCH_STAMP) ## Compare the speed with CTranslate2's, on mT5-base's shape
+	$(BENCH)/venv/bin/python benches/compare_ctranslate2.py $(BENCH_ARGS)
+
 .PHONY: lint
 lint: env ## Check format and clippy
 	@: $(CARGO_TOOLS)

@@ -133,15 +133,19 @@ def write_weights(path, bf16):
             values(rng, shape, deviation, bf16).tofile(file)
 
 
+def make(out, bf16=False):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    (out / "tokenizer.json").write_text(json.dumps(TOKENIZER, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_weights(out / "model.safetensors", bf16)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Makes a random checkpoint of the shape of mT5-base.")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 weights, half the size")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    (options.out / "tokenizer.json").write_text(json.dumps(TOKENIZER, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_weights(options.out / "model.safetensors", options.bf16)
+    make(options.out, options.bf16)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 //!
 //! Imports point one way: `entry → backend → {protocol, config, engine, model, tokenizer, triton}`,
 //! `protocol → {triton, engine}`, `model → engine`, `engine → decoding`; `triton`, `decoding` and `tokenizer`
-//! know nothing of ours but [`error`].
+//! know nothing of this crate but [`error`].
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use textgen_artifact::{Manifest, TOKENIZER_FILE};
+use textgen_artifact::Manifest;
 
 use crate::{
     engine::{Engine, EngineOptions, Observer, Prompt, TextDecoder, TextDecoderFactory},
@@ -71,8 +71,7 @@ pub fn load_text_side(dir: &Path) -> Result<(Manifest, Arc<Tokenizer>)> {
         )),
         _ => Error::invalid_argument(error.to_string()),
     })?;
-    let spec = &manifest.tokenizer;
-    let tokenizer = Tokenizer::load(&dir.join(TOKENIZER_FILE), spec.add_special_tokens, &spec.source_suffix)?;
+    let tokenizer = Tokenizer::load(dir, &manifest.tokenizer)?;
     Ok((manifest, Arc::new(tokenizer)))
 }
 

@@ -130,14 +130,13 @@ impl InstanceState {
 
     fn submit(&self, id: String, prepared: Prepared, responses: ResponseStream, arrival: Instant) {
         let sink = MailboxSink::new(
-            id.clone(),
+            id,
             Reply::new(prepared.plan),
             responses,
             self.sender.queue(),
             self.model.drain.clone(),
         );
         self.text_model.engine.submit(GenerateRequest {
-            id,
             prompts: prepared.prompts,
             params: Arc::new(prepared.params),
             arrival,

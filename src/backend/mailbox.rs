@@ -180,16 +180,19 @@ impl EventSink for MailboxSink {
     }
 
     fn fail(mut self: Box<Self>, error: Error) {
-        // The engine knows one way to be told to stop; the client hears which it was.
-        let drained = error.kind == ErrorKind::Cancelled && !self.cancel.is_cancelled();
-        let error = if drained && self.drain.is_expired() { self.drain.error() } else { error };
         self.end(End::Failed(error));
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
-            || self.drain.is_expired()
-            || self.mailbox.is_answered.load(Ordering::Relaxed)
+    fn given_up(&self) -> Option<Error> {
+        if self.cancel.is_cancelled() {
+            Some(Error::cancelled("the client cancelled the request"))
+        } else if self.drain.is_expired() {
+            Some(self.drain.error())
+        } else if self.mailbox.is_answered.load(Ordering::Relaxed) {
+            Some(Error::internal("the server refused a response, and the client has heard why"))
+        } else {
+            None
+        }
     }
 }
 

@@ -318,16 +318,17 @@ mod tests {
     fn a_drained_request_hears_unavailable_and_a_cancelled_one_cancelled() {
         let desk = Desk::new();
         let sink = desk.sink(true, 1);
-        assert!(!sink.is_cancelled());
+        assert_eq!(sink.given_up(), None);
         desk.ready.store(false, Ordering::Relaxed);
         desk.drain.poll();
-        assert!(sink.is_cancelled());
-        sink.fail(Error::cancelled("gone"));
+        let reason = sink.given_up().unwrap();
+        sink.fail(reason);
         assert_eq!(desk.deliver(), ["!4 FINAL", "FactoryDeleted"]);
 
         let sink = desk.sink(true, 1);
         fake_host::cancel();
-        sink.fail(Error::cancelled("gone"));
+        let reason = sink.given_up().unwrap();
+        sink.fail(reason);
         assert_eq!(desk.deliver(), ["!7 FINAL", "FactoryDeleted"]);
     }
 
@@ -338,8 +339,8 @@ mod tests {
         fake_host::refuse_output(schema::TEXT_OUTPUT);
         sink.update(&update(0, "a"));
         assert_eq!(desk.deliver(), ["!3 FINAL"]);
-        assert!(sink.is_cancelled());
-        sink.fail(Error::cancelled("gone"));
+        let reason = sink.given_up().unwrap();
+        sink.fail(reason);
         assert_eq!(desk.deliver(), ["FactoryDeleted"]);
     }
 }

@@ -49,14 +49,16 @@ const MAX_TARGET_TOKENS: Key = model("max_target_tokens", 1, 1 << 20, Some(256))
 const MAX_QUEUE_REQUESTS: Key = model("max_queue_requests", 1, 1 << 20, Some(1024));
 /// Source tokens that one run of the encoder may hold. More let waiting requests start sooner; running
 /// streams stand still meanwhile.
-const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(2048));
+const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(512));
 /// Sequences (texts × `num_return_sequences`) that one request may ask for.
 const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, Some(1024));
 /// Bytes of all inputs of one request together.
 const MAX_INPUT_BYTES: Key = model("max_input_bytes", 1, 1 << 32, Some(1 << 20));
 /// Time for a whole request in milliseconds, waiting included; past it the request is answered UNAVAILABLE.
 /// A request's own `timeout` can only shorten it. 0 means no limit: then only a cancelled request ends early.
-const REQUEST_TIMEOUT_MS: Key = model("request_timeout_ms", 0, 1 << 40, Some(300_000));
+/// Keep it below the server's `--exit-timeout-secs`: nothing tells the plugin of a shutdown while HTTP requests
+/// run, and a server that cuts them off then crashes on its way out.
+const REQUEST_TIMEOUT_MS: Key = model("request_timeout_ms", 0, 1 << 40, Some(25_000));
 /// Time in milliseconds that running requests get to finish once the model is being unloaded; what is left is
 /// answered UNAVAILABLE. A server that shuts down first lets its HTTP connections finish, for up to its
 /// `--exit-timeout-secs`, and then closes them, which cancels their requests.
@@ -273,7 +275,7 @@ mod tests {
         assert_eq!(config.options.executor.max_sequences, 4);
         assert_eq!(config.max_input_bytes, 100);
         assert_eq!(config.options.executor.max_source_tokens, 512);
-        assert_eq!(config.request_timeout, Some(Duration::from_secs(300)));
+        assert_eq!(config.request_timeout, Some(Duration::from_secs(25)));
         assert_eq!(config.options.engine.drain_timeout, Duration::from_secs(20));
         assert!(config.options.executor.intra_op_threads >= 1);
     }

@@ -31,7 +31,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_queue_requests: 1024, max_encode_tokens: 2048, drain_timeout: Duration::from_secs(20) }
+        Self { max_queue_requests: 1024, max_encode_tokens: 512, drain_timeout: Duration::from_secs(20) }
     }
 }
 

@@ -9,10 +9,11 @@ pub trait EventSink: Send {
     fn update(&mut self, update: &SequenceUpdate<'_>);
     /// Every sequence has finished.
     fn complete(self: Box<Self>);
-    /// The request has failed as a whole; sequences that have not finished will not.
+    /// The request has failed as a whole; sequences that have not finished will not. The engine does not log it:
+    /// whether it concerns the operator or the client alone, the sink knows.
     fn fail(self: Box<Self>, error: Error);
-    /// True once the client has given the request up. Asked between steps: it must be cheap.
-    fn is_cancelled(&self) -> bool;
+    /// Why the request must end early; none while it may go on. Asked between steps: it must be cheap.
+    fn given_up(&self) -> Option<Error>;
 }
 
 /// A piece of one sequence. The texts of all updates of a sequence, joined, are its whole text.

@@ -31,7 +31,7 @@ pub enum Outcome {
     Cancelled,
     /// Its deadline passed.
     TimedOut,
-    /// The queue was full, or the engine was draining.
+    /// The queue was full, or the model is going away.
     Rejected,
     /// Anything else went wrong.
     Failed,

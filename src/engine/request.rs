@@ -9,8 +9,6 @@ use crate::decoding::SamplingParams;
 ///
 /// Sequence `i · num_return_sequences + j` is sample `j` of prompt `i`.
 pub struct GenerateRequest {
-    /// The client's id, for the log; may be empty.
-    pub id: String,
     /// At least one.
     pub prompts: Vec<Prompt>,
     /// Options of every sequence.

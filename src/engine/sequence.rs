@@ -54,7 +54,7 @@ impl Sequence {
         start: SequenceStart,
         sampler: TokenSampler,
         decoder: Box<dyn TextDecoder>,
-        stop_words: &[String],
+        stop: StopMatcher,
     ) -> Self {
         Self {
             request: start.request,
@@ -69,7 +69,7 @@ impl Sequence {
             max_new_tokens: start.max_new_tokens,
             cumulative_logprob: 0.0,
             decoder,
-            stop: StopMatcher::new(stop_words),
+            stop,
             raw: String::new(),
         }
     }

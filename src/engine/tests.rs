@@ -138,9 +138,9 @@ struct Harness {
     outcomes: Arc<Outcomes>,
 }
 
-/// Counts how requests ended.
+/// Counts how requests ended, and keeps the last load.
 #[derive(Default)]
-struct Outcomes(Mutex<HashMap<Outcome, usize>>);
+struct Outcomes(Mutex<HashMap<Outcome, usize>>, Mutex<EngineLoad>);
 
 impl Observer for Outcomes {
     fn request_started(&self, _: Duration) {}
@@ -152,7 +152,9 @@ impl Observer for Outcomes {
     fn prompt_tokens(&self, _: usize) {}
     fn generated_tokens(&self, _: usize) {}
     fn step(&self, _: StepStats) {}
-    fn load(&self, _: EngineLoad) {}
+    fn load(&self, load: EngineLoad) {
+        *self.1.lock().unwrap() = load;
+    }
 }
 
 impl Harness {
@@ -175,9 +177,8 @@ impl Harness {
 
     fn submit(&self, request: Request) -> Client {
         let (events, received) = channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::new(Mutex::new(None));
         self.engine.submit(GenerateRequest {
-            id: "test".into(),
             prompts: request
                 .sources
                 .into_iter()
@@ -186,9 +187,9 @@ impl Harness {
             params: Arc::new(SamplingParams { eos_token_ids: vec![EOS], ..request.params }),
             arrival: Instant::now(),
             deadline: request.timeout.map(|timeout| Instant::now() + timeout),
-            sink: Box::new(Sink { events, cancelled: cancelled.clone() }),
+            sink: Box::new(Sink { events, given_up: given_up.clone() }),
         });
-        Client { received, cancelled }
+        Client { received, given_up }
     }
 
     fn ended(&self, outcome: Outcome) -> usize {
@@ -216,7 +217,7 @@ enum Event {
 
 struct Sink {
     events: Sender<Event>,
-    cancelled: Arc<AtomicBool>,
+    given_up: Arc<Mutex<Option<Error>>>,
 }
 
 impl EventSink for Sink {
@@ -234,17 +235,21 @@ impl EventSink for Sink {
     fn fail(self: Box<Self>, error: Error) {
         let _ = self.events.send(Event::Failed(error));
     }
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+    fn given_up(&self) -> Option<Error> {
+        self.given_up.lock().unwrap().clone()
     }
 }
 
 struct Client {
     received: Receiver<Event>,
-    cancelled: Arc<AtomicBool>,
+    given_up: Arc<Mutex<Option<Error>>>,
 }
 
 impl Client {
+    fn give_up(&self, reason: Error) {
+        *self.given_up.lock().unwrap() = Some(reason);
+    }
+
     fn next(&self) -> Event {
         self.received.recv_timeout(Duration::from_secs(20)).expect("the engine says nothing")
     }
@@ -434,14 +439,39 @@ fn a_request_is_cancelled_while_it_waits_and_while_it_runs() {
     let running = harness.submit(copy(&[10; 12]));
     let waiting = harness.submit(copy(&[11; 12]));
     let other = harness.submit(copy(&[12]));
-    running.cancelled.store(true, Ordering::Relaxed);
-    waiting.cancelled.store(true, Ordering::Relaxed);
+    running.give_up(Error::cancelled("gone"));
+    waiting.give_up(Error::cancelled("gone"));
     harness.gate.store(false, Ordering::Relaxed);
     for client in [running, waiting] {
         assert_eq!(client.complete().unwrap_err().kind, ErrorKind::Cancelled);
     }
     assert_eq!(other.complete().unwrap()[0].0, "c");
     assert_eq!(harness.ended(Outcome::Cancelled), 2);
+}
+
+#[test]
+fn requests_that_are_given_up_together_end_once_each_and_free_everything() {
+    let harness = Harness::new(4, EngineOptions::default());
+    harness.gate.store(true, Ordering::Relaxed);
+    let many = |_| {
+        let params = SamplingParams { num_return_sequences: 3, ..SamplingParams::default() };
+        harness.submit(Request { sources: vec![vec![10; 12]; 5], params, ..Request::default() })
+    };
+    let clients: Vec<Client> = (0..20).map(many).collect();
+    for client in &clients {
+        client.give_up(Error::unavailable("the server shuts down"));
+    }
+    harness.gate.store(false, Ordering::Relaxed);
+    for client in clients {
+        assert_eq!(client.complete().unwrap_err().message, "the server shuts down");
+    }
+    assert_eq!(harness.ended(Outcome::Rejected), 20);
+    let all_slots = Request { sources: vec![vec![10, 11]; 4], ..Request::default() };
+    assert_eq!(harness.submit(all_slots).complete().unwrap().len(), 4);
+    // The last report comes after the last answer.
+    drop(harness.engine);
+    let load = *harness.outcomes.1.lock().unwrap();
+    assert_eq!((load.running, load.waiting), (0, 0));
 }
 
 #[test]

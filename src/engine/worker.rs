@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, TryRecvError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
@@ -23,9 +23,12 @@ use super::{
     slots::{SharedSlotPool, SlotPool},
 };
 use crate::{
-    decoding::{SamplerScratch, SamplingParams, TokenSampler},
-    error::Error,
+    decoding::{SamplerScratch, SamplingParams, StopMatcher, TokenSampler},
+    error::{Error, ErrorKind},
 };
+
+/// How often the requests that wait are asked whether they have been given up; those that run are in each step.
+const WAITING_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the handle sends.
 pub enum Message {
@@ -37,8 +40,9 @@ pub enum Message {
 
 /// A request that has not ended.
 struct ActiveRequest {
-    id: String,
     params: Arc<SamplingParams>,
+    /// At the start of a text; each sequence has a copy.
+    stop: StopMatcher,
     /// Seed of sequence 0.
     seed: u64,
     arrival: Instant,
@@ -48,6 +52,30 @@ struct ActiveRequest {
     unfinished: usize,
     started: bool,
     has_token: bool,
+}
+
+impl ActiveRequest {
+    /// How and why it ends before it is complete; none while it may go on.
+    fn early_end(&self, now: Instant, drained: bool) -> Option<(Outcome, Error)> {
+        if let Some(error) = self.sink.given_up() {
+            let outcome = match error.kind {
+                ErrorKind::Cancelled => Outcome::Cancelled,
+                ErrorKind::Unavailable => Outcome::Rejected,
+                _ => Outcome::Failed,
+            };
+            return Some((outcome, error));
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            let error = Error::unavailable(format!(
+                "the deadline passed after {} ms, {}; allow more time or ask for less",
+                self.arrival.elapsed().as_millis(),
+                if self.started { "while the text was generated" } else { "still in the queue" }
+            ));
+            return Some((Outcome::TimedOut, error));
+        }
+        drained
+            .then(|| (Outcome::Rejected, Error::unavailable("the model is being unloaded; try again later")))
+    }
 }
 
 /// A prompt whose source is not encoded yet.
@@ -89,6 +117,8 @@ pub struct Worker {
     running: Vec<Sequence>,
     slots: SlotPool,
     cross_slots: SharedSlotPool,
+    /// When all requests are asked next whether they have been given up.
+    next_check: Instant,
     /// When set, nothing new comes, and what is left at this time is failed.
     drain_until: Option<Instant>,
     encode_batch: EncodeBatch,
@@ -126,6 +156,7 @@ impl Worker {
             running: Vec::with_capacity(limits.slots),
             slots: SlotPool::new(limits.slots),
             cross_slots: SharedSlotPool::new(limits.cross_slots),
+            next_check: Instant::now(),
             drain_until: None,
             encode_batch: EncodeBatch::default(),
             decode_batch: DecodeBatch::default(),
@@ -155,10 +186,8 @@ impl Worker {
 
     /// Answers everything that is still here with `error`.
     pub fn fail_all(&mut self, error: &Error) {
-        let keys: Vec<usize> = self.requests.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.fail_request(key, error.clone());
-        }
+        let all = self.requests.iter().map(|(key, _)| (key, Outcome::Failed, error.clone())).collect();
+        self.end_requests(all);
         while let Ok(message) = self.inbox.try_recv() {
             if let Message::Request(request) = message {
                 self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
@@ -190,8 +219,8 @@ impl Worker {
         let samples = request.params.num_return_sequences;
         let sequences = request.prompts.len() * samples;
         let key = self.requests.insert(ActiveRequest {
-            id: request.id,
             seed: request.params.seed.unwrap_or_else(rand::random),
+            stop: StopMatcher::new(&request.params.stop_words),
             params: request.params,
             arrival: request.arrival,
             deadline: request.deadline,
@@ -210,29 +239,23 @@ impl Worker {
         self.report_load();
     }
 
-    /// Ends requests that the client has given up, whose deadline has passed, or for which the drain is over.
+    /// Ends requests that have been given up, whose deadline has passed, or for which the drain is over.
     fn end_given_up(&mut self) {
         let now = Instant::now();
         let drained = self.drain_until.is_some_and(|until| now >= until);
         let mut ended = Vec::new();
-        for (key, request) in &self.requests {
-            if request.sink.is_cancelled() {
-                ended.push((key, Outcome::Cancelled, Error::cancelled("the client cancelled the request")));
-            } else if request.deadline.is_some_and(|deadline| now >= deadline) {
-                let error = format!(
-                    "the deadline passed after {} ms, {}; allow more time or ask for less",
-                    request.arrival.elapsed().as_millis(),
-                    if request.started { "while the text was generated" } else { "still in the queue" }
-                );
-                ended.push((key, Outcome::TimedOut, Error::unavailable(error)));
-            } else if drained {
-                let error = Error::unavailable("the model is being unloaded; try again later");
-                ended.push((key, Outcome::Rejected, error));
+        if drained || now >= self.next_check {
+            self.next_check = now + WAITING_CHECK_INTERVAL;
+            for (key, request) in &self.requests {
+                ended.extend(request.early_end(now, drained).map(|(outcome, error)| (key, outcome, error)));
+            }
+        } else {
+            for key in self.running.iter().map(|sequence| sequence.request) {
+                let end = self.requests.get(key).and_then(|request| request.early_end(now, drained));
+                ended.extend(end.map(|(outcome, error)| (key, outcome, error)));
             }
         }
-        for (key, outcome, error) in ended {
-            self.end_request(key, outcome, error);
-        }
+        self.end_requests(ended);
     }
 
     /// Starts samples of encoded prompts, then encodes as many waiting prompts as fit, and starts theirs.
@@ -296,7 +319,7 @@ impl Worker {
                         self.cross_slots.release(cross_slot);
                     }
                     self.waiting_sequences -= waiting.samples;
-                    self.fail_request(waiting.request, error);
+                    self.end_requests(vec![(waiting.request, Outcome::Failed, error)]);
                 }
             }
             Err(_) => {
@@ -357,7 +380,7 @@ impl Worker {
                 max_new_tokens: prompt.max_new_tokens,
             };
             let decoder = self.text.text_decoder();
-            self.running.push(Sequence::new(start, sampler, decoder, &request.params.stop_words));
+            self.running.push(Sequence::new(start, sampler, decoder, request.stop.clone()));
             self.waiting_sequences -= 1;
             prompt.next_index += 1;
             prompt.samples_left -= 1;
@@ -379,9 +402,9 @@ impl Worker {
             self.retire(row);
         }
         self.finished = finished;
-        for (request, error) in std::mem::take(&mut self.failed) {
-            self.fail_request(request, error);
-        }
+        let failed =
+            self.failed.drain(..).map(|(request, error)| (request, Outcome::Failed, error)).collect();
+        self.end_requests(failed);
     }
 
     fn decode_rows(&mut self, start: usize, end: usize) {
@@ -468,26 +491,40 @@ impl Worker {
         }
     }
 
-    fn fail_request(&mut self, key: usize, error: Error) {
-        self.end_request(key, Outcome::Failed, error);
+    /// Ends requests with their errors and frees all that they hold. A request that is named twice, as when two
+    /// of its rows fail in one step, ends once.
+    fn end_requests(&mut self, ended: Vec<(usize, Outcome, Error)>) {
+        if ended.is_empty() {
+            return;
+        }
+        let ended: Vec<(ActiveRequest, Outcome, Error)> = ended
+            .into_iter()
+            .filter_map(|(key, outcome, error)| Some((self.requests.try_remove(key)?, outcome, error)))
+            .collect();
+        self.free_orphans();
+        for (request, outcome, error) in ended {
+            if !request.started {
+                self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.observer.request_ended(outcome, request.arrival.elapsed());
+            request.sink.fail(error);
+        }
     }
 
-    /// Ends a request with `error` and frees all that it holds. Does nothing when it has ended already, as when
-    /// two of its rows fail in one step.
-    fn end_request(&mut self, key: usize, outcome: Outcome, error: Error) {
-        let Some(request) = self.requests.try_remove(key) else { return };
-        let mut row = 0;
-        while row < self.running.len() {
-            if self.running[row].request == key {
-                let sequence = self.running.swap_remove(row);
+    /// Frees what belongs to no request any more: one pass, however many have ended. To be called before the next
+    /// request comes in, which may get the key of one that has gone.
+    fn free_orphans(&mut self) {
+        let requests = &self.requests;
+        self.running.retain(|sequence| {
+            let keep = requests.contains(sequence.request);
+            if !keep {
                 self.slots.give(sequence.slot);
                 self.cross_slots.release(sequence.cross.slot);
-            } else {
-                row += 1;
             }
-        }
+            keep
+        });
         self.encoded.retain(|prompt| {
-            let keep = prompt.request != key;
+            let keep = requests.contains(prompt.request);
             if !keep {
                 self.waiting_sequences -= prompt.samples_left;
                 (0..prompt.samples_left).for_each(|_| self.cross_slots.release(prompt.cross.slot));
@@ -495,22 +532,12 @@ impl Worker {
             keep
         });
         self.waiting.retain(|waiting| {
-            let keep = waiting.request != key;
+            let keep = requests.contains(waiting.request);
             if !keep {
                 self.waiting_sequences -= waiting.samples;
             }
             keep
         });
-        if !request.started {
-            self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
-        }
-        if outcome == Outcome::Failed {
-            log::error!("request {:?}: {error}", request.id);
-        } else {
-            log::debug!("request {:?}: {error}", request.id);
-        }
-        self.observer.request_ended(outcome, request.arrival.elapsed());
-        request.sink.fail(error);
     }
 
     fn report_load(&self) {

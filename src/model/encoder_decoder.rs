@@ -4,8 +4,12 @@
 //! (cross slots). All of them are bound once, whole; a step only says which slot each row uses, so that rows
 //! join, leave and share without a copy.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use ort::{session::Session, value::Outlet};
 use textgen_artifact::{DECODER_FILE, ENCODER_FILE, Geometry, Manifest, graph, ops::KEY_BLOCK};
 
 use super::{
@@ -156,33 +160,30 @@ impl EncoderDecoder {
 
     /// A graph from another artifact would fail in the first step; better at load.
     fn check_graphs(&self, dir: &Path, geometry: &Geometry) -> Result<()> {
-        let check = |file: &str, session: &BoundSession, expected: Vec<String>| {
-            let inputs = session.session().inputs();
-            let missing =
-                expected.iter().find(|name| !inputs.iter().any(|input| input.name() == name.as_str()));
-            match missing {
-                None => Ok(()),
-                Some(name) => Err(Error::invalid_argument(format!(
-                    "{}: the graph has no input {name} that the manifest asks for; convert the model again",
-                    dir.join(file).display()
-                ))),
-            }
-        };
-        let mut encoder = vec![graph::X.to_owned(), graph::ROW_OFFSETS.to_owned(), graph::SLOTS.to_owned()];
-        let mut decoder =
-            vec![graph::X.to_owned(), graph::ROW_OFFSETS.to_owned(), graph::LOGIT_ROWS.to_owned()];
+        let x = [ANY, geometry.d_model as i64];
+        let cross = [ANY, geometry.cross_kv_heads as i64, ANY, geometry.head_dim as i64];
+        let own = [ANY, geometry.self_kv_heads as i64, ANY, geometry.head_dim as i64];
+        let state = [ANY, geometry.state_width as i64];
+        let encoder = GraphCheck { path: dir.join(ENCODER_FILE), session: self.encoder.session() };
+        let decoder = GraphCheck { path: dir.join(DECODER_FILE), session: self.decoder.session() };
+        encoder.input(graph::X, &x)?;
+        decoder.input(graph::X, &x)?;
+        decoder.input(graph::LOGIT_ROWS, &[ANY])?;
+        decoder.output(graph::LOGITS, &[ANY, geometry.vocab_size as i64])?;
         for layer in 0..geometry.decoder_layers {
-            encoder.extend([graph::past_cross_key(layer), graph::past_cross_value(layer)]);
-            decoder.extend([graph::past_cross_key(layer), graph::past_cross_value(layer)]);
+            for name in [graph::past_cross_key(layer), graph::past_cross_value(layer)] {
+                encoder.input(&name, &cross)?;
+                decoder.input(&name, &cross)?;
+            }
             if geometry.self_kv_heads > 0 {
-                decoder.extend([graph::past_self_key(layer), graph::past_self_value(layer)]);
+                decoder.input(&graph::past_self_key(layer), &own)?;
+                decoder.input(&graph::past_self_value(layer), &own)?;
             }
             if geometry.state_width > 0 {
-                decoder.push(graph::past_state(layer));
+                decoder.input(&graph::past_state(layer), &state)?;
             }
         }
-        check(ENCODER_FILE, &self.encoder, encoder)?;
-        check(DECODER_FILE, &self.decoder, decoder)
+        Ok(())
     }
 
     fn bind_caches(&mut self, geometry: &Geometry) -> Result<()> {
@@ -237,6 +238,49 @@ impl EncoderDecoder {
             }
         }
         Ok(())
+    }
+}
+
+/// A dimension that a graph leaves open.
+const ANY: i64 = -1;
+
+/// Holds a graph against the manifest.
+struct GraphCheck<'a> {
+    path: PathBuf,
+    session: &'a Session,
+}
+
+impl GraphCheck<'_> {
+    fn input(&self, name: &str, expected: &[i64]) -> Result<()> {
+        self.tensor("input", self.session.inputs(), name, expected)
+    }
+
+    fn output(&self, name: &str, expected: &[i64]) -> Result<()> {
+        self.tensor("output", self.session.outputs(), name, expected)
+    }
+
+    fn tensor(&self, kind: &str, tensors: &[Outlet], name: &str, expected: &[i64]) -> Result<()> {
+        let shape = tensors
+            .iter()
+            .find(|tensor| tensor.name() == name)
+            .and_then(|tensor| tensor.dtype().tensor_shape())
+            .map(|shape| shape.to_vec());
+        let fits = shape.as_ref().is_some_and(|shape| {
+            shape.len() == expected.len()
+                && shape
+                    .iter()
+                    .zip(expected)
+                    .all(|(got, expected)| *got == ANY || *expected == ANY || got == expected)
+        });
+        if fits {
+            return Ok(());
+        }
+        let got = shape.map_or("none".to_owned(), |shape| format!("{shape:?}"));
+        Err(Error::invalid_argument(format!(
+            "{}: {kind} {name}: got {got}, the manifest expects {expected:?} (-1 is any); the files are not of one \
+             artifact, convert the model again",
+            self.path.display()
+        )))
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use ort::{
     environment::Environment,
+    logging::LogLevel,
     session::{Session, builder::GraphOptimizationLevel},
 };
 
@@ -53,6 +54,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| Error::internal(format!("ONNX Runtime environment: {error}")))?;
+        // Its chatter about graphs and allocations would drown the server's log.
+        environment.set_log_level(LogLevel::Warning);
         let loaded: &'static Runtime =
             Box::leak(Box::new(Runtime { library: library.to_owned(), environment }));
         *runtime = Some(loaded);
@@ -63,6 +66,7 @@ impl Runtime {
     pub(super) fn session(&self, graph: &Path, threads: usize) -> Result<Session> {
         let build = || -> ort::Result<Session> {
             let mut builder = Session::builder(&self.environment)?
+                .with_log_level(LogLevel::Warning)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
@@ -115,7 +119,8 @@ pub(super) fn check(status: ort::sys::OrtStatusPtr) -> std::result::Result<(), S
     // SAFETY: a non-null status is ours to read and to release, once.
     unsafe {
         let message = std::ffi::CStr::from_ptr((ort::api().GetErrorMessage)(status.0));
-        let message = message.to_string_lossy().into_owned();
+        // An error is one line of a log and of a response.
+        let message = message.to_string_lossy().split_whitespace().collect::<Vec<_>>().join(" ");
         (ort::api().ReleaseStatus)(status.0);
         Err(message)
     }

@@ -65,9 +65,6 @@ impl Weights {
         if spec.shape.len() != rank {
             return Err(bad(format!("shape {:?}, expected {rank} dimensions", spec.shape)));
         }
-        if spec.dtype == DType::U8 {
-            return Err(bad("U8 is a format of the graphs only".into()));
-        }
         let bytes = spec.bytes().ok_or_else(|| bad(format!("shape {:?} overflows", spec.shape)))? as usize;
         let offset = spec.offset as usize;
         if offset.checked_add(bytes).is_none_or(|end| end > self.map.len()) {
@@ -89,7 +86,6 @@ impl Weights {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
                 DType::I8 => TensorData::I8(bytes.align_to().1),
-                DType::U8 => unreachable!("refused by `find`"),
             }
         }
     }

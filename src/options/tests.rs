@@ -1,6 +1,7 @@
 //! Names, types and ranges of every option, and what they resolve to with a model's defaults.
 
 use serde_json::json;
+use textgen_artifact::{TOKENIZER_FILE, TokenizerSpec};
 
 use super::*;
 use crate::error::ErrorKind;
@@ -25,14 +26,14 @@ fn spec() -> GenerationSpec {
 /// Words of which one has another token at the start of a word than within one.
 fn tokenizer() -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tokenizer.json");
     let json = json!({
         "version": "1.0", "added_tokens": [],
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": " ?[a-z]+"}, "behavior": "Isolated", "invert": false},
         "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "</s>": 1, "bad": 2, " bad": 3, "good": 4}},
     });
-    std::fs::write(&path, json.to_string()).unwrap();
-    Tokenizer::load(&path, true, &[]).unwrap()
+    std::fs::write(dir.path().join(TOKENIZER_FILE), json.to_string()).unwrap();
+    let spec = TokenizerSpec { add_special_tokens: true, source_suffix: Vec::new(), normalizer: false };
+    Tokenizer::load(dir.path(), &spec).unwrap()
 }
 
 fn given(json: Value) -> Result<RequestOptions> {

@@ -20,7 +20,10 @@ pub struct ReplyPlan {
     layout: TextLayout,
     /// Outputs to send, in the schema's order.
     outputs: Vec<&'static str>,
-    /// What each sequence's text begins with: its source when the client wants it repeated.
+    /// Sequences of each text.
+    samples: usize,
+    sequences: usize,
+    /// What the sequences of each text begin with: the text, when the client wants it repeated; else empty.
     openings: Vec<String>,
 }
 
@@ -42,20 +45,23 @@ impl ReplyPlan {
             None => chosen_outputs(&options.outputs, options.stream, interface)?,
         };
         let samples = options.params.num_return_sequences;
-        let opening = |text: &String| {
-            if options.exclude_input_in_output { String::new() } else { text.clone() }
-        };
-        let openings = request
-            .texts
-            .iter()
-            .flat_map(|text| std::iter::repeat_with(move || opening(text)).take(samples))
-            .collect();
-        Ok(Self { stream: options.stream, layout: request.layout, outputs, openings })
+        Ok(Self {
+            stream: options.stream,
+            layout: request.layout,
+            outputs,
+            samples,
+            sequences: request.texts.len() * samples,
+            openings: if options.exclude_input_in_output { Vec::new() } else { request.texts.clone() },
+        })
     }
 
     /// True when an output needs log-probabilities.
     pub fn needs_logprobs(&self) -> bool {
         self.wants(schema::LOGPROBS) || self.wants(schema::CUMULATIVE_LOGPROB)
+    }
+
+    fn opening(&self, sequence: usize) -> &str {
+        self.openings.get(sequence / self.samples.max(1)).map_or("", String::as_str)
     }
 
     fn wants(&self, output: &str) -> bool {
@@ -122,6 +128,8 @@ struct Piece {
     tokens: usize,
     finished: Option<Finished>,
     is_ready: bool,
+    /// An earlier piece of the sequence has been taken.
+    is_opened: bool,
 }
 
 /// An element of the output `logprobs`.
@@ -133,10 +141,8 @@ struct TokenLogprob {
 
 impl Reply {
     /// Nothing has been said yet.
-    pub fn new(mut plan: ReplyPlan) -> Self {
-        let openings = std::mem::take(&mut plan.openings);
-        let sequences: Vec<Piece> =
-            openings.into_iter().map(|text| Piece { text, ..Piece::default() }).collect();
+    pub fn new(plan: ReplyPlan) -> Self {
+        let sequences: Vec<Piece> = (0..plan.sequences).map(|_| Piece::default()).collect();
         Self { plan, ready: VecDeque::new(), unfinished: sequences.len(), sequences }
     }
 
@@ -187,14 +193,24 @@ impl Reply {
     /// The next piece of a stream.
     pub fn next_piece(&mut self) -> Option<Result<Vec<OutputTensor>>> {
         let index = self.ready.pop_front()?;
-        let piece = std::mem::take(&mut self.sequences[index]);
+        let piece = self.take_piece(index);
         Some(self.response(&[(index, piece)]))
+    }
+
+    /// The opening joins the text only here: kept with each of many samples it would fill the memory.
+    fn take_piece(&mut self, index: usize) -> Piece {
+        let taken = Piece { is_opened: true, ..Piece::default() };
+        let mut piece = std::mem::replace(&mut self.sequences[index], taken);
+        if !piece.is_opened {
+            piece.text.insert_str(0, self.plan.opening(index));
+        }
+        piece
     }
 
     /// The one response of a request that does not stream.
     pub fn whole(&mut self) -> Result<Vec<OutputTensor>> {
         let sequences: Vec<(usize, Piece)> =
-            std::mem::take(&mut self.sequences).into_iter().enumerate().collect();
+            (0..self.sequences.len()).map(|index| (index, self.take_piece(index))).collect();
         self.response(&sequences)
     }
 
@@ -255,6 +271,8 @@ mod tests {
 
     fn plan(stream: bool, layout: TextLayout, openings: &[&str]) -> ReplyPlan {
         ReplyPlan {
+            samples: 1,
+            sequences: openings.len(),
             stream,
             layout,
             outputs: schema::OUTPUTS.iter().map(|spec| spec.name).collect(),
@@ -363,6 +381,17 @@ mod tests {
         let second = reply.next_piece().unwrap().unwrap();
         assert_eq!(texts(find(&first, schema::TEXT_OUTPUT).unwrap()), ["source a"]);
         assert_eq!(texts(find(&second, schema::TEXT_OUTPUT).unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn each_sample_repeats_its_own_source() {
+        let openings = ReplyPlan { samples: 2, sequences: 4, ..plan(false, TextLayout::Flat, &["x ", "y "]) };
+        let mut reply = Reply::new(openings);
+        for (index, text) in ["a", "b", "c", ""].into_iter().enumerate() {
+            reply.update(&last(index, text, &[1]));
+        }
+        let response = reply.whole().unwrap();
+        assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["x a", "x b", "y c", "y "]);
     }
 
     #[test]

@@ -6,47 +6,50 @@ use std::{
     sync::Arc,
 };
 
+use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TokenizerSpec};
+use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
+
 use crate::error::{Error, Result};
 
 mod detokenizer;
+mod normalizer;
 mod pieces;
 
 pub use detokenizer::Detokenizer;
+use normalizer::{Normalizer, SentencePiece};
 use pieces::PieceTable;
+
+/// The crate's tokenizer, with a normalizer that may be ours.
+type Vocabulary =
+    TokenizerImpl<ModelWrapper, Normalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// The tokenizer of one model. Shared between threads.
 pub struct Tokenizer {
-    vocabulary: Arc<tokenizers::Tokenizer>,
+    vocabulary: Arc<Vocabulary>,
     pieces: Arc<PieceTable>,
     add_special_tokens: bool,
     source_suffix: Vec<u32>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`. `add_special_tokens` lets its post-processor add its own; `source_suffix` is
-    /// appended to every source after that.
+    /// Reads the tokenizer of the artifact in `dir`.
     ///
     /// A tokenizer whose decoder cannot be streamed is refused. Truncation and padding of the file are not
     /// applied: a source that is too long is refused elsewhere, never cut in silence.
-    pub fn load(path: &Path, add_special_tokens: bool, source_suffix: &[u32]) -> Result<Self> {
-        let json = std::fs::read(path).map_err(|error| {
-            let message = format!(
-                "{}: {error}; a model folder holds its tokenizer beside the manifest",
-                path.display()
-            );
-            match error.kind() {
-                std::io::ErrorKind::NotFound => Error::not_found(message),
-                _ => Error::invalid_argument(message),
-            }
-        })?;
-        Self::from_json(&json, add_special_tokens, source_suffix)
-            .map_err(|error| error.context(path.display()))
+    pub fn load(dir: &Path, spec: &TokenizerSpec) -> Result<Self> {
+        let normalizer =
+            if spec.normalizer { Some(load_normalizer(&dir.join(NORMALIZER_FILE))?) } else { None };
+        let path = dir.join(TOKENIZER_FILE);
+        Self::from_json(&read(&path)?, normalizer, spec).map_err(|error| error.context(path.display()))
     }
 
-    fn from_json(json: &[u8], add_special_tokens: bool, source_suffix: &[u32]) -> Result<Self> {
+    fn from_json(json: &[u8], normalizer: Option<SentencePiece>, spec: &TokenizerSpec) -> Result<Self> {
         let vocabulary = guarded(|| {
-            let mut vocabulary = tokenizers::Tokenizer::from_bytes(json)?;
+            let mut vocabulary = Vocabulary::from_bytes(json)?;
             vocabulary.with_truncation(None)?.with_padding(None);
+            if let Some(normalizer) = normalizer {
+                vocabulary.with_normalizer(Some(Normalizer::SentencePiece(normalizer)));
+            }
             Ok(vocabulary)
         })
         .map_err(|reason| {
@@ -58,8 +61,8 @@ impl Tokenizer {
         Ok(Self {
             pieces: Arc::new(PieceTable::new(Arc::clone(&vocabulary))?),
             vocabulary,
-            add_special_tokens,
-            source_suffix: source_suffix.to_vec(),
+            add_special_tokens: spec.add_special_tokens,
+            source_suffix: spec.source_suffix.clone(),
         })
     }
 
@@ -100,6 +103,27 @@ impl Tokenizer {
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.pieces))
     }
+}
+
+fn load_normalizer(path: &Path) -> Result<SentencePiece> {
+    let spec: NormalizerSpec = serde_json::from_slice(&read(path)?).map_err(|error| {
+        Error::invalid_argument(format!(
+            "{}: not a {NORMALIZER_FILE} that this build can read: {error}; convert the model again",
+            path.display()
+        ))
+    })?;
+    Ok(SentencePiece::new(spec))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
+        let message =
+            format!("{}: {error}; a model folder holds its tokenizer beside the manifest", path.display());
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Error::not_found(message),
+            _ => Error::invalid_argument(message),
+        }
+    })
 }
 
 /// Runs foreign code on input that a client or a file controls; a panic in there is an error like any other.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokenizers::{Decoder, DecoderWrapper};
 
-use super::guarded;
+use super::{Vocabulary, guarded};
 use crate::error::{Error, Result};
 
 /// A vocabulary beyond this is taken for a damaged file.
@@ -16,7 +16,7 @@ const MAX_TOKENS: usize = 1 << 24;
 
 /// Text of every token.
 pub(super) struct PieceTable {
-    vocabulary: Arc<tokenizers::Tokenizer>,
+    vocabulary: Arc<Vocabulary>,
     plan: DecoderPlan,
     kinds: Vec<PieceKind>,
     /// Bytes of all tokens, one after the other, as they appear anywhere but first.
@@ -53,7 +53,7 @@ struct DecoderPlan {
 }
 
 impl PieceTable {
-    pub fn new(vocabulary: Arc<tokenizers::Tokenizer>) -> Result<Self> {
+    pub fn new(vocabulary: Arc<Vocabulary>) -> Result<Self> {
         let plan = DecoderPlan::new(vocabulary.get_decoder())?;
         let tokens = vocabulary.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if tokens > MAX_TOKENS {

@@ -116,7 +116,11 @@ fn fuse() -> Value {
 }
 
 fn load(json: &Value) -> Result<Tokenizer> {
-    Tokenizer::from_json(json.to_string().as_bytes(), true, &[])
+    Tokenizer::from_json(json.to_string().as_bytes(), None, &spec(&[]))
+}
+
+fn spec(source_suffix: &[u32]) -> TokenizerSpec {
+    TokenizerSpec { add_special_tokens: true, source_suffix: source_suffix.to_vec(), normalizer: false }
 }
 
 fn streamable() -> Vec<Tokenizer> {
@@ -260,20 +264,52 @@ fn a_decoder_that_cannot_be_streamed_is_refused() {
 #[test]
 fn a_file_that_is_no_tokenizer_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tokenizer.json");
-    let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+    let path = dir.path().join(TOKENIZER_FILE);
+    let error = Tokenizer::load(dir.path(), &spec(&[])).err().unwrap();
     assert_eq!(error.kind, ErrorKind::NotFound);
     for content in ["", "{}", "[1]", "{\"version\":\"1.0\",\"model\":{\"type\":\"Nothing\"}}"] {
         std::fs::write(&path, content).unwrap();
-        let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+        let error = Tokenizer::load(dir.path(), &spec(&[])).err().unwrap();
         assert_eq!(error.kind, ErrorKind::InvalidArgument);
         assert!(error.message.contains("not a tokenizer.json"), "{error}");
     }
     let far = json!({"version": "1.0", "added_tokens": [], "model":
         {"type": "WordLevel", "unk_token": "u", "vocab": {"u": 0, "v": u32::MAX}}});
     std::fs::write(&path, far.to_string()).unwrap();
-    let error = Tokenizer::load(&path, true, &[]).err().unwrap();
+    let error = Tokenizer::load(dir.path(), &spec(&[])).err().unwrap();
     assert!(error.message.contains("4294967295"), "{error}");
+}
+
+#[test]
+fn a_normalizer_of_sentencepiece_takes_the_place_of_the_files_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut json = unigram(metaspace("always"));
+    json["normalizer"] = json!({"type": "Lowercase"});
+    json["pre_tokenizer"] = Value::Null;
+    std::fs::write(dir.path().join(TOKENIZER_FILE), json.to_string()).unwrap();
+    let spec = TokenizerSpec { normalizer: true, ..spec(&[]) };
+    let path = dir.path().join(NORMALIZER_FILE);
+    let error = Tokenizer::load(dir.path(), &spec).err().unwrap();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    let normalizer = |charsmap: Value| {
+        json!({"charsmap": charsmap, "add_dummy_prefix": true, "remove_extra_whitespaces": true,
+               "user_defined_symbols": []})
+    };
+    for (content, reason) in [
+        (String::new(), "EOF"),
+        ("{}".to_owned(), "missing field"),
+        (normalizer(json!("AAAA")).to_string(), "the normalizer's rule map is 3 bytes, expected a header"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = Tokenizer::load(dir.path(), &spec).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(error.message.contains(NORMALIZER_FILE) && error.message.contains(reason), "{error}");
+    }
+    std::fs::write(&path, normalizer(Value::Null).to_string()).unwrap();
+    let tokenizer = Tokenizer::load(dir.path(), &spec).unwrap();
+    // An added token is found where it is written; each text between two of them begins anew.
+    let expected = ids(&tokenizer, &["▁the", "</s>", "▁the", "▁", "<0x41>", "a", "<extra_id_0>"]);
+    assert_eq!(tokenizer.encode_source("the </s>  the   Aa <extra_id_0>").unwrap(), expected);
 }
 
 #[test]
@@ -309,7 +345,8 @@ fn hostile_text_is_encoded_or_refused_without_a_panic() {
 #[test]
 fn the_suffix_follows_every_source_and_no_target() {
     let tokenizer =
-        Tokenizer::from_json(unigram(metaspace("always")).to_string().as_bytes(), true, &[35]).unwrap();
+        Tokenizer::from_json(unigram(metaspace("always")).to_string().as_bytes(), None, &spec(&[35]))
+            .unwrap();
     let [the, end] = ["▁the", "</s>"].map(|piece| tokenizer.token_to_id(piece).unwrap());
     assert_eq!(end, 35);
     assert_eq!(tokenizer.encode_source("the").unwrap(), [the, end]);

@@ -10,7 +10,7 @@ from harness.repository import Repository
 from harness.server import TritonServer
 from harness.texts import ENGLISH
 
-FILES = ["manifest.json", "encoder.onnx", "decoder.onnx", "weights.bin", "tokenizer.json"]
+FILES = ["manifest.json", "encoder.onnx", "decoder.onnx", "weights.bin", "tokenizer.json", "normalizer.json"]
 CUTS = {
     "missing": None,
     "empty": lambda data: b"",

@@ -119,8 +119,8 @@ impl EventSink for Collector {
         let _ = self.done.send(Err(error));
     }
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn given_up(&self) -> Option<Error> {
+        None
     }
 }
 
@@ -133,7 +133,6 @@ pub fn submit(
 ) -> Receiver<Outcome> {
     let (done, outcome) = channel();
     model.engine.submit(GenerateRequest {
-        id: String::new(),
         prompts: vec![Prompt { source, decoder_prefix: prefix.to_vec(), max_new_tokens: None }],
         sink: Box::new(Collector {
             sequences: vec![Generated::default(); params.num_return_sequences],

@@ -8,11 +8,16 @@
 //! | `encoder.onnx`, `decoder.onnx` | the graphs; tensors named as in [`graph`], operators as in [`ops`] |
 //! | `weights.bin` | every large tensor, page-aligned, mapped at load |
 //! | `tokenizer.json` | the Hugging Face tokenizer |
+//! | `normalizer.json` | [`NormalizerSpec`], where the tokenizer was made of a SentencePiece model |
 //!
 //! Whatever both sides must agree on is written here once: a name, a shape, a unit, a version.
 
+mod charsmap;
 pub mod graph;
 mod manifest;
+mod normalizer;
 pub mod ops;
 
+pub use charsmap::{Charsmap, CharsmapError};
 pub use manifest::*;
+pub use normalizer::*;

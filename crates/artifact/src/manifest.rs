@@ -87,6 +87,9 @@ pub struct TokenizerSpec {
     pub add_special_tokens: bool,
     /// Ids appended to every source after that, as `</s>` where the tokenizer does not add it.
     pub source_suffix: Vec<u32>,
+    /// Texts are normalized by the rules in `normalizer.json` rather than by the tokenizer's own.
+    #[serde(default)]
+    pub normalizer: bool,
 }
 
 /// Defaults of generation, from the checkpoint's own configuration; a request overrides them.
@@ -137,8 +140,6 @@ pub enum DType {
     F32,
     F16,
     I8,
-    /// Only inside graphs: blocks of `MatMulNBits`.
-    U8,
 }
 
 impl DType {
@@ -146,7 +147,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 => 2,
-            DType::I8 | DType::U8 => 1,
+            DType::I8 => 1,
         }
     }
 }
@@ -170,8 +171,9 @@ impl PrecisionEntry {
             WeightFormat::F32 => 4 * weights,
             WeightFormat::F16 => 2 * weights,
             // One f32 scale for each output column or embedding row; both are the first dimension.
-            WeightFormat::Int8Column | WeightFormat::Int8Row => weights + 4 * rows,
-            WeightFormat::Int8Block32 => weights + 4 * weights.div_ceil(32),
+            WeightFormat::Int8Column | WeightFormat::Int8Outlier | WeightFormat::Int8Row => {
+                weights + 4 * rows
+            }
         }
     }
 }
@@ -205,8 +207,8 @@ pub enum WeightFormat {
     Int8Column,
     /// Signed 8-bit embedding rows, each with its own scale.
     Int8Row,
-    /// 8-bit weights in blocks of 32 along the input (`MatMulNBits`).
-    Int8Block32,
+    /// As `int8_column`; inputs far beyond their row's root mean square are multiplied in full precision.
+    Int8Outlier,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,15 @@ pub const DOMAIN_VERSION: i64 = 1;
 
 /// Per-row dynamic quantization.
 /// `x` f32 `[N, K]` → `q` u8 `[N, K]` with zero point 128, `scale` f32 `[N, 1]`;
-/// `x ≈ (q − 128) · scale`, `scale = max|x| / 127` of the row. A zero row has scale 0.
+/// `x ≈ (q − 128) · scale`, `scale = max|x| / 127` of the row. A zero row has scale 0. With the attribute
+/// [`ATTR_CLIP`], the scale is at most `clip · rms(x) / 127`, and what lies beyond becomes ±127.
 pub const ROW_QUANTIZE: &str = "RowQuantize";
+
+/// Completes a product of quantized rows: `y = product · scale + bias`.
+/// `product` f32 `[N, M]`, `scale` f32 `[N, 1]`, `bias`? f32 `[M]` → `y` f32 `[N, M]`. With `x`? f32 `[N, K]`,
+/// `weight`? i8 `[K, M]` and `weight_scale`? f32 `[M]`, what the clipping of `x` cut off is multiplied in full:
+/// `y += Σ_k (x_k − clamp(x_k, ±127 · scale)) · weight[k] · weight_scale`.
+pub const ROW_DEQUANTIZE: &str = "RowDequantize";
 
 /// Bidirectional self-attention of the encoder within each row.
 /// `qkv` f32 `[N, 3 · num_heads · head_dim]` (all q heads, then k, then v), `row_offsets`,
@@ -48,6 +55,7 @@ pub const SIMPLE_RECURRENT_CELL: &str = "SimpleRecurrentCell";
 pub const ATTR_NUM_HEADS: &str = "num_heads";
 pub const ATTR_KV_NUM_HEADS: &str = "kv_num_heads";
 pub const ATTR_SCALE: &str = "scale";
+pub const ATTR_CLIP: &str = "clip";
 
 /// Cache lengths (`P`) must be a multiple of this: keys lie in blocks of so many positions.
 pub const KEY_BLOCK: usize = 16;

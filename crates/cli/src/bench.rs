@@ -1,12 +1,15 @@
-//! `textgen bench`: the bare engine's step, without server and sampling options.
+//! `textgen bench`: the executor and the sampler, without server, queue and tokenizer.
 //!
-//! Random sources of one length are encoded, then all rows are decoded greedily, token by token, for a fixed
-//! number of steps. The read bandwidth is that of all threads summing a buffer larger than the caches.
+//! Random sources of one length are encoded together, then all rows are decoded greedily, token by token, for a
+//! fixed number of steps, whatever the tokens are. The total is the time of all that, from token ids to token
+//! ids. The read bandwidth is that of all threads summing a buffer larger than the caches.
 
 use std::{
     hint::black_box,
+    io::{BufWriter, Write, stdout},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,7 @@ use clap::Args;
 use serde_json::json;
 use textgen_artifact::Manifest;
 use triton_textgen::{
+    decoding::{SamplerScratch, SamplingParams, TokenSampler},
     engine::{CrossView, DecodeBatch, EncodeBatch, Executor},
     model::{EncoderDecoder, Runtime},
 };
@@ -30,8 +34,8 @@ pub struct Arguments {
     /// Tokens of each source
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     source_tokens: u32,
-    /// Steps to measure, after 4 that are not
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Tokens to generate in each row
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Print one JSON object instead of a table
     #[arg(long)]
@@ -40,141 +44,193 @@ pub struct Arguments {
     runtime: RuntimeArguments,
 }
 
+/// What one number of rows took.
 struct Measured {
     rows: usize,
     encode: Duration,
     /// Median of the steps.
     step: Duration,
+    /// Encoding and all steps.
+    total: Duration,
 }
 
+impl Measured {
+    fn new(rows: usize, encode: Duration, mut steps: Vec<Duration>) -> Self {
+        let total = encode + steps.iter().sum::<Duration>();
+        steps.sort();
+        Self { rows, encode, step: steps.get(steps.len() / 2).copied().unwrap_or_default(), total }
+    }
+
+    /// While all rows are being decoded.
+    fn tokens_per_second(&self) -> f64 {
+        self.rows as f64 / self.step.as_secs_f64()
+    }
+
+    /// Encoding included.
+    fn total_tokens_per_second(&self, steps: u32) -> f64 {
+        self.rows as f64 * f64::from(steps) / self.total.as_secs_f64()
+    }
+}
+
+/// Steps of the run before the one that counts.
 const WARM_UP_STEPS: u32 = 4;
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(!arguments.rows.contains(&0), "--rows: got 0, expected at least 1");
     let manifest = Manifest::read(&arguments.dir)?;
     let runtime = Runtime::load(&arguments.runtime.library()?)?;
     let mut options = arguments.runtime.executor();
-    options.max_sequences = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
-    options.max_target_tokens = options.max_target_tokens.max((arguments.steps + WARM_UP_STEPS) as usize);
+    options.max_sequences = arguments.rows.iter().copied().max().unwrap_or(1);
+    options.max_target_tokens = options.max_target_tokens.max(arguments.steps.max(WARM_UP_STEPS) as usize);
     let loading = Instant::now();
     let mut executor = EncoderDecoder::load(runtime, &arguments.dir, &manifest, &options)?;
     let load = loading.elapsed();
+    let limits = executor.limits();
+    anyhow::ensure!(
+        arguments.source_tokens as usize <= limits.max_source_tokens,
+        "--source-tokens {}: at most {} are served; see --max-source-tokens",
+        arguments.source_tokens,
+        limits.max_source_tokens
+    );
+    anyhow::ensure!(
+        arguments.steps.max(WARM_UP_STEPS) as usize <= limits.max_target_tokens,
+        "--steps {}: the model has positions for {} tokens; ask for fewer",
+        arguments.steps,
+        limits.max_target_tokens
+    );
     let threads = options.intra_op_threads;
     let bandwidth = read_bandwidth(threads);
-    let step_bytes = manifest.decoder_weight_bytes();
-
     let mut results = Vec::new();
     for &rows in &arguments.rows {
-        anyhow::ensure!(rows > 0, "--rows: got 0, expected at least 1");
-        results.push(measure(&mut executor, rows, arguments)?);
+        let sources = random_sources(rows, arguments.source_tokens as usize, limits.vocab_size);
+        // The first run pays for pages and buffers.
+        generate(&mut executor, &sources, WARM_UP_STEPS)?;
+        results.push(generate(&mut executor, &sources, arguments.steps)?);
     }
+    print(arguments, &manifest, &results, &Machine { threads, load, bandwidth })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn random_sources(rows: usize, tokens: usize, vocab_size: usize) -> Vec<Vec<u32>> {
+    let mut state = 1u64;
+    let mut random_token = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % vocab_size as u64) as u32
+    };
+    (0..rows).map(|_| (0..tokens).map(|_| random_token()).collect()).collect()
+}
+
+/// Encodes `sources` together and decodes `steps` tokens of each.
+fn generate(executor: &mut EncoderDecoder, sources: &[Vec<u32>], steps: u32) -> anyhow::Result<Measured> {
+    let start_token = executor.limits().decoder_start_token_id;
+    // No end-of-sequence tokens: nothing ends early.
+    let params = Arc::new(SamplingParams::default());
+    let mut scratch = SamplerScratch::default();
+    let mut rows: Vec<(TokenSampler, u32)> = sources
+        .iter()
+        .map(|_| (TokenSampler::new(params.clone(), 0, start_token, &[]), start_token))
+        .collect();
+
+    let start = Instant::now();
+    let mut batch = EncodeBatch::default();
+    for (row, source) in sources.iter().enumerate() {
+        batch.push(source, row);
+    }
+    executor.encode(&batch)?;
+    let encode = start.elapsed();
+
+    let mut batch = DecodeBatch::default();
+    let mut times = Vec::with_capacity(steps as usize);
+    for position in 0..steps as usize {
+        let start = Instant::now();
+        batch.clear();
+        for (row, ((_, token), source)) in rows.iter().zip(sources).enumerate() {
+            batch.push(&[*token], row, position, CrossView { slot: row, tokens: source.len() });
+        }
+        executor.decode(&batch)?;
+        for (row, (sampler, token)) in rows.iter_mut().enumerate() {
+            *token = sampler.sample(executor.logits_mut(row), &mut scratch)?.token;
+        }
+        times.push(start.elapsed());
+    }
+    Ok(Measured::new(sources.len(), encode, times))
+}
+
+/// What is the same for every number of rows.
+struct Machine {
+    threads: usize,
+    load: Duration,
+    /// Bytes that can be read in a second.
+    bandwidth: f64,
+}
+
+fn print(
+    arguments: &Arguments,
+    manifest: &Manifest,
+    results: &[Measured],
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    let step_bytes = manifest.decoder_weight_bytes();
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let share = |result: &Measured| step_bytes as f64 / result.step.as_secs_f64() / machine.bandwidth;
+    let mut out = BufWriter::new(stdout().lock());
     if arguments.json {
         let rows: Vec<_> = results
             .iter()
             .map(|result| {
                 json!({
                     "rows": result.rows,
-                    "step_ms": result.step.as_secs_f64() * 1e3,
-                    "tokens_per_second": result.rows as f64 / result.step.as_secs_f64(),
-                    "encode_ms": result.encode.as_secs_f64() * 1e3,
-                    "bandwidth_share": step_bytes as f64 / result.step.as_secs_f64() / bandwidth,
+                    "step_ms": milliseconds(result.step),
+                    "tokens_per_second": result.tokens_per_second(),
+                    "encode_ms": milliseconds(result.encode),
+                    "total_ms": milliseconds(result.total),
+                    "total_tokens_per_second": result.total_tokens_per_second(arguments.steps),
+                    "bandwidth_share": share(result),
                 })
             })
             .collect();
-        println!(
+        writeln!(
+            out,
             "{}",
             json!({
-                "family": manifest.family, "threads": threads, "source_tokens": arguments.source_tokens,
-                "load_ms": load.as_secs_f64() * 1e3, "decoder_weight_bytes": step_bytes,
-                "read_bandwidth_bytes_per_second": bandwidth, "results": rows,
+                "family": manifest.family, "threads": machine.threads,
+                "source_tokens": arguments.source_tokens, "steps": arguments.steps,
+                "load_ms": milliseconds(machine.load), "decoder_weight_bytes": step_bytes,
+                "read_bandwidth_bytes_per_second": machine.bandwidth, "results": rows,
             })
-        );
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!(
-        "{} threads, sources of {} tokens, loaded in {:.1} s; a step reads {:.1} MB of weights, \
-         the machine {:.1} GB/s",
-        threads,
-        arguments.source_tokens,
-        load.as_secs_f64(),
-        step_bytes as f64 / 1e6,
-        bandwidth / 1e9
-    );
-    println!(
-        "{:>5} {:>10} {:>12} {:>10} {:>16}",
-        "rows", "step ms", "tokens/s", "encode ms", "bandwidth share"
-    );
-    for result in &results {
-        let seconds = result.step.as_secs_f64();
-        println!(
-            "{:>5} {:>10.2} {:>12.0} {:>10.2} {:>15.0}%",
-            result.rows,
-            seconds * 1e3,
-            result.rows as f64 / seconds,
-            result.encode.as_secs_f64() * 1e3,
-            step_bytes as f64 / seconds / bandwidth * 100.0
-        );
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn measure(executor: &mut EncoderDecoder, rows: usize, arguments: &Arguments) -> anyhow::Result<Measured> {
-    let limits = executor.limits();
-    let source_tokens = arguments.source_tokens as usize;
-    anyhow::ensure!(
-        source_tokens <= limits.max_source_tokens,
-        "--source-tokens {source_tokens}: at most {} are served; see --max-source-tokens",
-        limits.max_source_tokens
-    );
-    let steps = (arguments.steps + WARM_UP_STEPS) as usize;
-    anyhow::ensure!(
-        steps <= limits.max_target_tokens,
-        "--steps {}: with {WARM_UP_STEPS} more, at most {} are served",
-        arguments.steps,
-        limits.max_target_tokens
-    );
-    let mut state = 1u64;
-    let mut random_token = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % limits.vocab_size as u64) as u32
-    };
-    let mut encode = EncodeBatch::default();
-    for row in 0..rows {
-        let source: Vec<u32> = (0..source_tokens).map(|_| random_token()).collect();
-        encode.push(&source, row);
-    }
-    executor.encode(&encode)?;
-    let start = Instant::now();
-    executor.encode(&encode)?;
-    let encoded = start.elapsed();
-
-    let mut tokens = vec![limits.decoder_start_token_id; rows];
-    let mut batch = DecodeBatch::default();
-    let mut times = Vec::with_capacity(steps);
-    for position in 0..steps {
-        let start = Instant::now();
-        batch.clear();
-        for (row, token) in tokens.iter().enumerate() {
-            batch.push(&[*token], row, position, CrossView { slot: row, tokens: source_tokens });
-        }
-        executor.decode(&batch)?;
-        for (row, token) in tokens.iter_mut().enumerate() {
-            *token = greedy(executor.logits_mut(row));
-        }
-        times.push(start.elapsed());
-    }
-    let mut times = times.split_off(WARM_UP_STEPS as usize);
-    times.sort();
-    Ok(Measured { rows, encode: encoded, step: times[times.len() / 2] })
-}
-
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{} threads, sources of {} tokens, {} tokens generated in each row, loaded in {:.1} s; \
+             a step reads {:.1} MB of weights, the machine {:.1} GB/s",
+            machine.threads,
+            arguments.source_tokens,
+            arguments.steps,
+            machine.load.as_secs_f64(),
+            step_bytes as f64 / 1e6,
+            machine.bandwidth / 1e9
+        )?;
+        writeln!(
+            out,
+            "{:>5} {:>10} {:>12} {:>10} {:>10} {:>18} {:>16}",
+            "rows", "step ms", "tokens/s", "encode ms", "total ms", "tokens/s of total", "bandwidth share"
+        )?;
+        for result in results {
+            writeln!(
+                out,
+                "{:>5} {:>10.2} {:>12.0} {:>10.2} {:>10.1} {:>18.0} {:>15.0}%",
+                result.rows,
+                milliseconds(result.step),
+                result.tokens_per_second(),
+                milliseconds(result.encode),
+                milliseconds(result.total),
+                result.total_tokens_per_second(arguments.steps),
+                share(result) * 100.0
+            )?;
         }
     }
-    best as u32
+    Ok(out.flush()?)
 }
 
 /// Bytes that `threads` threads read in a second, the best of several passes over 512 MiB.

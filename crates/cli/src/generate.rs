@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Weak,
         mpsc::{Receiver, Sender, channel},
     },
     time::Instant,
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use triton_textgen::{
     engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
     error::Error,
-    options::{OptionValue, RequestOptions},
+    options::RequestOptions,
     text_model::TextModel,
 };
 
@@ -32,7 +32,8 @@ pub struct Arguments {
     /// Read one JSON object a line from standard input: `text_input` or `input_ids`, and any option by its name
     #[arg(long)]
     jsonl: bool,
-    /// Set an option by its name, as in `--set temperature=0.8 --set max_tokens=64`
+    /// Set an option by its name, as in `--set temperature=0.8 --set 'stop_words=["end", "."]'`; a line of
+    /// --jsonl that gives the option too has its own way
     #[arg(long = "set", value_name = "NAME=VALUE")]
     options: Vec<String>,
     #[command(flatten)]
@@ -50,10 +51,23 @@ struct Sequence {
 
 type Outcome = Result<Vec<Sequence>, Error>;
 
+/// A request in the engine; dropped, it is cancelled.
+struct Job {
+    outcome: Receiver<Outcome>,
+    _wanted: Arc<()>,
+}
+
+impl Job {
+    fn wait(self) -> anyhow::Result<Outcome> {
+        Ok(self.outcome.recv()?)
+    }
+}
+
 /// Collects the sequences of one request and hands them over when they are complete.
 struct Collector {
     sequences: Vec<Sequence>,
     done: Sender<Outcome>,
+    wanted: Weak<()>,
 }
 
 impl EventSink for Collector {
@@ -74,8 +88,8 @@ impl EventSink for Collector {
         let _ = self.done.send(Err(error));
     }
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn given_up(&self) -> Option<Error> {
+        (self.wanted.strong_count() == 0).then(|| Error::cancelled("nobody reads the output any more"))
     }
 }
 
@@ -84,14 +98,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for option in &arguments.options {
         let (name, value) =
             option.split_once('=').ok_or_else(|| anyhow::anyhow!("--set {option}: expected NAME=VALUE"))?;
-        // As in JSON: `0.8` is a number, `true` a truth value, all else text.
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        // A list is written as in JSON; any other value is read as the option's type wants it.
+        let value = serde_json::from_str(value).map_or_else(|_| Value::from(value), Value::Array);
         let object = Map::from_iter([(name.to_owned(), value)]);
-        defaults.set_json(&Value::Object(object).to_string())?;
+        defaults.set_json(&Value::Object(object).to_string()).map_err(|error| error.context("--set"))?;
     }
-    let model =
-        TextModel::load(&arguments.dir, "textgen", &arguments.runtime.model()?, Arc::new(NoObserver))?;
-    if arguments.jsonl { run_jsonl(&model, &defaults) } else { run_texts(&model, &defaults, &arguments.text) }
+    let options = arguments.runtime.model()?;
+    let model = TextModel::load(&arguments.dir, "textgen", &options, Arc::new(NoObserver))?;
+    if arguments.jsonl {
+        run_jsonl(&model, &defaults, options.executor.max_sequences)
+    } else {
+        run_texts(&model, &defaults, &arguments.text)
+    }
 }
 
 fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> anyhow::Result<ExitCode> {
@@ -102,7 +120,7 @@ fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> a
     }
     let mut out = BufWriter::new(stdout().lock());
     for job in jobs {
-        for sequence in job.recv()?? {
+        for sequence in job.wait()?? {
             writeln!(out, "{}", sequence.text)?;
         }
         out.flush()?;
@@ -110,17 +128,17 @@ fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-/// Requests that are in the engine at once: enough to keep its slots full, few enough that a long input does
-/// not pile up in memory.
-const IN_FLIGHT: usize = 256;
+/// Requests of a long input that are in the engine at once, for each of its slots: enough to keep them full, few
+/// enough that the input does not pile up in memory.
+const IN_FLIGHT: usize = 8;
 
-fn run_jsonl(model: &TextModel, defaults: &RequestOptions) -> anyhow::Result<ExitCode> {
+fn run_jsonl(model: &TextModel, defaults: &RequestOptions, max_sequences: usize) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(stdout().lock());
     let mut jobs = std::collections::VecDeque::new();
     let mut failed = false;
     for line in jsonl::read(stdin().lock()) {
         let line = line?;
-        if jobs.len() >= IN_FLIGHT
+        if jobs.len() >= IN_FLIGHT * max_sequences
             && let Some((id, job)) = jobs.pop_front()
         {
             failed |= print(&mut out, &id, job)?;
@@ -138,37 +156,35 @@ fn start(
     model: &TextModel,
     defaults: &RequestOptions,
     mut object: Map<String, Value>,
-) -> Result<Receiver<Outcome>, String> {
-    let ids = jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| {
-        model.tokenizer.encode_source(text)
-    })?;
-    let mut options = defaults.clone();
+) -> Result<Job, String> {
+    let ids = jsonl::source(&mut object, &model.manifest, &model.tokenizer)?;
+    let mut options = RequestOptions::default();
     options.set_json(&Value::Object(object).to_string()).map_err(|error| error.to_string())?;
-    submit(model, &options, ids).map_err(|error| error.to_string())
+    submit(model, &options.over(defaults.clone()), ids).map_err(|error| error.to_string())
 }
 
-fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<Receiver<Outcome>, Error> {
-    let mut options = options.clone();
-    options.set("return_log_probs", OptionValue::Bool(true))?;
-    let options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<Job, Error> {
+    let mut options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+    // They are always printed.
+    options.params.logprobs = true;
     let (done, outcome) = channel();
+    let wanted = Arc::new(());
     let sequences =
         std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
     model.engine.submit(GenerateRequest {
-        id: String::new(),
         prompts: vec![model.prompt_from_ids(ids, &options.decoder_prefix)],
         params: Arc::new(options.params),
         arrival: Instant::now(),
         deadline: None,
-        sink: Box::new(Collector { sequences, done }),
+        sink: Box::new(Collector { sequences, done, wanted: Arc::downgrade(&wanted) }),
     });
-    Ok(outcome)
+    Ok(Job { outcome, _wanted: wanted })
 }
 
 /// Writes the objects of one request, in the order of the input; true when it failed.
-fn print(out: &mut impl Write, id: &Value, job: Result<Receiver<Outcome>, String>) -> anyhow::Result<bool> {
+fn print(out: &mut impl Write, id: &Value, job: Result<Job, String>) -> anyhow::Result<bool> {
     let outcome = match job {
-        Ok(job) => job.recv()?.map_err(|error| error.to_string()),
+        Ok(job) => job.wait()?.map_err(|error| error.to_string()),
         Err(error) => Err(error),
     };
     let sequences = match outcome {

@@ -66,6 +66,6 @@ fn format_name(format: WeightFormat) -> &'static str {
         WeightFormat::F16 => "f16",
         WeightFormat::Int8Column => "int8 column",
         WeightFormat::Int8Row => "int8 row",
-        WeightFormat::Int8Block32 => "int8 block 32",
+        WeightFormat::Int8Outlier => "int8 outlier",
     }
 }

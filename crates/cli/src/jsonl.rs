@@ -3,6 +3,8 @@
 use std::io::BufRead;
 
 use serde_json::{Map, Value};
+use textgen_artifact::Manifest;
+use triton_textgen::tokenizer::Tokenizer;
 
 /// A line of input: its id, and its other keys or what is wrong with it.
 pub struct Line {
@@ -39,16 +41,19 @@ pub fn read(input: impl BufRead) -> impl Iterator<Item = std::io::Result<Line>> 
     })
 }
 
-/// Takes `key` as a list of token ids.
-pub fn take_ids(object: &mut Map<String, Value>, key: &str) -> Result<Option<Vec<u32>>, String> {
+/// Takes `key` as a list of token ids, each below `tokens`.
+fn take_ids(object: &mut Map<String, Value>, key: &str, tokens: usize) -> Result<Option<Vec<u32>>, String> {
     let Some(value) = object.remove(key) else { return Ok(None) };
-    serde_json::from_value(value)
-        .map(Some)
-        .map_err(|error| format!("{key}: expected a list of token ids: {error}"))
+    let ids: Vec<u32> = serde_json::from_value(value)
+        .map_err(|error| format!("{key}: expected a list of token ids: {error}"))?;
+    match ids.iter().find(|&&id| id as usize >= tokens) {
+        Some(id) => Err(format!("{key}: got {id}, expected tokens of the model, below {tokens}")),
+        None => Ok(Some(ids)),
+    }
 }
 
 /// Takes `key` as a string.
-pub fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
+fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match object.remove(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -56,14 +61,39 @@ pub fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<St
     }
 }
 
-/// Exactly one of a text and a list of ids must be there.
-pub fn text_or_ids(
+/// Takes the source of a line, special tokens included.
+pub fn source(
     object: &mut Map<String, Value>,
-    text_key: &str,
-    ids_key: &str,
+    manifest: &Manifest,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>, String> {
+    // The source's vocabulary may be another than the target's.
+    let table = manifest.tensor(&manifest.embeddings.encoder.table);
+    let tokens = table.and_then(|table| table.shape.first()).copied().unwrap_or(0);
+    text_or_ids(object, ["text_input", "input_ids"], tokens, |text| tokenizer.encode_source(text))
+}
+
+/// Takes the target of a line; a text gets the end-of-sequence token.
+pub fn target(
+    object: &mut Map<String, Value>,
+    manifest: &Manifest,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>, String> {
+    text_or_ids(object, ["text_output", "target_ids"], manifest.geometry.vocab_size, |text| {
+        let mut ids = tokenizer.encode_target(text)?;
+        ids.extend(manifest.generation.eos_token_ids.first());
+        Ok(ids)
+    })
+}
+
+/// Exactly one of a text and a list of ids must be there.
+fn text_or_ids(
+    object: &mut Map<String, Value>,
+    [text_key, ids_key]: [&str; 2],
+    tokens: usize,
     encode: impl FnOnce(&str) -> triton_textgen::error::Result<Vec<u32>>,
 ) -> Result<Vec<u32>, String> {
-    match (take_text(object, text_key)?, take_ids(object, ids_key)?) {
+    match (take_text(object, text_key)?, take_ids(object, ids_key, tokens)?) {
         (Some(text), None) => encode(&text).map_err(|error| error.to_string()),
         (None, Some(ids)) => Ok(ids),
         _ => Err(format!("give either {text_key} or {ids_key}")),

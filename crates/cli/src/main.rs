@@ -9,7 +9,11 @@ mod jsonl;
 mod runtime;
 mod score;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{Write, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use textgen_convert::{ConvertOptions, Precision, Target};
@@ -75,7 +79,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("textgen: {error:#}");
+            // Each of our errors already says its cause; the chain would say it twice.
+            eprintln!("textgen: {error}");
             ExitCode::FAILURE
         }
     }
@@ -94,7 +99,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 PrecisionArg::Int8 => Precision::Int8,
             };
             let report = textgen_convert::convert(&ConvertOptions { source, target, precision, force })?;
-            println!("{}", report.artifact.display());
+            // Not println!, which panics when nobody reads.
+            writeln!(stdout(), "{}", report.artifact.display())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect { dir } => inspect::run(&dir),

@@ -59,7 +59,8 @@ impl RuntimeArguments {
         Ok(ModelOptions {
             runtime_library: self.library()?,
             executor: self.executor(),
-            engine: EngineOptions::default(),
+            // The texts of one run wait for each other; nobody else is kept waiting.
+            engine: EngineOptions { max_queue_requests: usize::MAX, ..EngineOptions::default() },
         })
     }
 }

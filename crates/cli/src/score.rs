@@ -63,13 +63,8 @@ fn score_line(
     tokenizer: &Tokenizer,
     mut object: Map<String, Value>,
 ) -> Result<(Vec<u32>, Vec<f32>), String> {
-    let source =
-        jsonl::text_or_ids(&mut object, "text_input", "input_ids", |text| tokenizer.encode_source(text))?;
-    let target = jsonl::text_or_ids(&mut object, "text_output", "target_ids", |text| {
-        let mut ids = tokenizer.encode_target(text)?;
-        ids.extend(manifest.generation.eos_token_ids.first());
-        Ok(ids)
-    })?;
+    let source = jsonl::source(&mut object, manifest, tokenizer)?;
+    let target = jsonl::target(&mut object, manifest, tokenizer)?;
     if let Some(key) = object.keys().next() {
         return Err(format!(
             "{key}: unknown key; known are id, text_input, input_ids, text_output and target_ids"

@@ -37,7 +37,7 @@ pub enum ConvertError {
     Unsupported { path: String, what: String, got: String, expected: String },
     #[error("{path}: the tokenizer cannot be used: {reason}")]
     Tokenizer { path: String, reason: String },
-    #[error("{path}: exists and is not empty; choose another folder, or ask for it to be replaced")]
+    #[error("{path}: exists and is not empty; choose another folder, or have it replaced with --force")]
     OutputExists { path: String },
     #[error("{path}: is not a folder that can be replaced: {reason}; choose another place")]
     OutputUnusable { path: String, reason: String },

@@ -14,6 +14,7 @@ mod output;
 mod repository;
 pub mod sentencepiece;
 pub mod t5;
+mod tokenizer_files;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use textgen_artifact::{FORMAT_VERSION, Manifest, ops};
 
 pub use checkpoint::{Checkpoint, Description, Precision};
 pub use error::{ConvertError, Result};
+pub use tokenizer_files::TokenizerFiles;
 
 use output::Staging;
 use weights::WeightsWriter;

@@ -198,12 +198,9 @@ fn int8_keeps_more_bits_where_they_are_needed() {
     for product in ["/qkv", "/kv", "/q", "/o", "/wi", "/lm_head"] {
         assert_eq!(formats(&report, product), of(WeightFormat::Int8Column), "{product}");
     }
-    assert_eq!(formats(&report, "/wo"), of(WeightFormat::Int8Block32));
+    assert_eq!(formats(&report, "/wo"), of(WeightFormat::Int8Outlier));
     let table = report.manifest.tensor(&report.manifest.embeddings.encoder.table).unwrap();
     assert_eq!(table.dtype, DType::F16);
-    // Blocks of 32 do not fill 40 inputs.
-    let report = Copied::of("flan").convert(Precision::Int8).unwrap();
-    assert_eq!(formats(&report, "/wo"), of(WeightFormat::F32));
 }
 
 #[test]

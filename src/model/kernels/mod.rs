@@ -7,4 +7,4 @@ mod isa;
 mod quantize;
 
 pub use attention::{Bias, Keys, Query, Values, attend, pack_keys, write_key};
-pub use quantize::quantize_row;
+pub use quantize::{add_scaled_weights, cut_off, dequantize_row, quantize_row};

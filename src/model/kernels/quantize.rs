@@ -1,47 +1,93 @@
-//! Per-row dynamic quantization.
+//! Per-row dynamic quantization, and its undoing after the product.
 
 use super::isa::{dispatch, multiply_add};
 
+/// Largest magnitude of a quantized value.
+const LIMIT: f32 = 127.0;
 /// Adding it leaves the rounded value plus the zero point 128 in the low byte of the float's bits.
 const ROUND_TO_U8: f32 = 12_582_912.0 + 128.0;
 
 dispatch! {
-    /// Quantizes one row: `x ≈ (q − 128) · scale` with `scale = max|x| / 127`; a zero row has scale 0.
-    /// A row with NaN or infinity has scale NaN, so that the fault shows in that row's logits.
-    /// `x` and `q` have the same length.
-    pub fn quantize_row(x: &[f32], q: &mut [u8], scale: &mut f32) = quantize_row_body
+    /// Quantizes one row: `x ≈ (q − 128) · scale` with `scale = max|x| / 127`, at most `clip · rms(x) / 127`
+    /// when `clip` is above 0; what lies beyond becomes ±127. A zero row has scale 0. A row with NaN or
+    /// infinity has scale NaN, so that the fault shows in that row's logits. `x` and `q` have the same length.
+    pub fn quantize_row(x: &[f32], clip: f32, q: &mut [u8], scale: &mut f32) = quantize_row_body
 }
 
 #[inline(always)]
-fn quantize_row_body<const FMA: bool>(x: &[f32], q: &mut [u8], scale: &mut f32) {
+fn quantize_row_body<const FMA: bool>(x: &[f32], clip: f32, q: &mut [u8], scale: &mut f32) {
     let mut lanes = [0.0f32; 16];
-    // 0 for every finite number, NaN otherwise: a comparison alone would lose a NaN.
-    let mut poison = [0.0f32; 16];
+    // Also the guard against NaN and infinity: a comparison alone would lose a NaN.
+    let mut squares = [0.0f32; 16];
     let (chunks, tail) = x.as_chunks::<16>();
     for chunk in chunks {
         for lane in 0..16 {
             let magnitude = chunk[lane].abs();
             lanes[lane] = if magnitude > lanes[lane] { magnitude } else { lanes[lane] };
-            poison[lane] = multiply_add::<FMA>(chunk[lane], 0.0, poison[lane]);
+            squares[lane] = multiply_add::<FMA>(chunk[lane], chunk[lane], squares[lane]);
         }
     }
     let mut largest = lanes.into_iter().fold(0.0f32, f32::max);
-    let mut poisoned: f32 = poison.into_iter().sum();
+    let mut sum: f32 = squares.into_iter().sum();
     for value in tail {
         largest = largest.max(value.abs());
-        poisoned += value * 0.0;
+        sum += value * value;
     }
-    if poisoned.is_nan() {
+    // The square of a large finite number is infinite; such a row is not clipped, and not at fault either.
+    if sum.is_nan() || (sum.is_infinite() && x.iter().any(|value| !value.is_finite())) {
         q.fill(128);
         *scale = f32::NAN;
         return;
     }
-    *scale = largest / 127.0;
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    if clip > 0.0 && sum.is_finite() {
+        largest = largest.min(clip * (sum / x.len() as f32).sqrt());
+    }
+    *scale = largest / LIMIT;
+    let inverse = if largest > 0.0 { LIMIT / largest } else { 0.0 };
     // The inverse of a subnormal maximum overflows; such a row is as good as zero.
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
     for (q, value) in q.iter_mut().zip(x) {
-        *q = (value * inverse + ROUND_TO_U8).to_bits() as u8;
+        let scaled = value * inverse;
+        let scaled = if scaled > LIMIT { LIMIT } else { scaled };
+        let scaled = if scaled < -LIMIT { -LIMIT } else { scaled };
+        *q = (scaled + ROUND_TO_U8).to_bits() as u8;
+    }
+}
+
+dispatch! {
+    /// `y = y · scale + bias`; an empty `bias` is none.
+    pub fn dequantize_row(y: &mut [f32], scale: f32, bias: &[f32]) = dequantize_row_body
+}
+
+#[inline(always)]
+fn dequantize_row_body<const FMA: bool>(y: &mut [f32], scale: f32, bias: &[f32]) {
+    if bias.is_empty() {
+        for y in y {
+            *y *= scale;
+        }
+    } else {
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y = multiply_add::<FMA>(*y, scale, *bias);
+        }
+    }
+}
+
+/// What [`quantize_row`] cut off `value` at this scale; 0 for all but outliers.
+pub fn cut_off(value: f32, scale: f32) -> f32 {
+    let limit = LIMIT * scale;
+    // Within rounding of the limit nothing was cut.
+    if value.abs() <= limit * (1.0 + 1e-6) { 0.0 } else { value - limit.copysign(value) }
+}
+
+dispatch! {
+    /// `y += factor · weights · scales`, all of one length.
+    pub fn add_scaled_weights(y: &mut [f32], factor: f32, weights: &[i8], scales: &[f32]) = add_scaled_weights_body
+}
+
+#[inline(always)]
+fn add_scaled_weights_body<const FMA: bool>(y: &mut [f32], factor: f32, weights: &[i8], scales: &[f32]) {
+    for ((y, weight), scale) in y.iter_mut().zip(weights).zip(scales) {
+        *y = multiply_add::<FMA>(factor * scale, f32::from(*weight), *y);
     }
 }
 
@@ -53,7 +99,7 @@ mod tests {
     fn rounds_to_nearest_and_keeps_the_extremes() {
         let x: Vec<f32> = (-100..=100).map(|value| value as f32 * 0.37).collect();
         let (mut q, mut scale) = (vec![0; x.len()], 0.0);
-        quantize_row(&x, &mut q, &mut scale);
+        quantize_row(&x, 0.0, &mut q, &mut scale);
         assert_eq!((q[0], q[100], q[200]), (1, 128, 255));
         for (q, x) in q.iter().zip(&x) {
             assert!(((f32::from(*q) - 128.0) * scale - x).abs() <= scale * 0.5001, "{x}");
@@ -61,19 +107,61 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_row_stays_zero_and_a_bad_row_shows() {
-        let (mut q, mut scale) = (vec![0; 20], 1.0);
-        quantize_row(&[0.0; 20], &mut q, &mut scale);
-        assert!(q.iter().all(|&q| q == 128) && scale == 0.0);
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut x = [1.0; 20];
-            x[7] = bad;
-            quantize_row(&x, &mut q, &mut scale);
-            assert!(scale.is_nan(), "{bad}");
-            x[7] = 1.0;
-            x[19] = bad;
-            quantize_row(&x, &mut q, &mut scale);
-            assert!(scale.is_nan(), "{bad} in the tail");
+    fn an_outlier_is_cut_off_and_the_rest_keeps_its_resolution() {
+        let mut x: Vec<f32> = (0..400).map(|value| ((value * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        x[7] = -300.0;
+        let (mut q, mut scale) = (vec![0; x.len()], 0.0);
+        quantize_row(&x, 4.0, &mut q, &mut scale);
+        assert_eq!(q[7], 1);
+        let rms = (x.iter().map(|value| value * value).sum::<f32>() / x.len() as f32).sqrt();
+        assert!((scale - 4.0 * rms / 127.0).abs() < 1e-5);
+        for (q, &x) in q.iter().zip(&x) {
+            let restored = (f32::from(*q) - 128.0) * scale + cut_off(x, scale);
+            assert!((restored - x).abs() <= scale * 0.5001, "{x} became {restored}");
         }
+        assert_eq!(x.iter().filter(|&&x| cut_off(x, scale) != 0.0).count(), 1);
+    }
+
+    #[test]
+    fn a_row_within_the_clip_is_quantized_as_without() {
+        let x: Vec<f32> = (0..64).map(|value| (value as f32 * 0.7).sin()).collect();
+        let [mut plain, mut clipped] = [vec![0; 64], vec![0; 64]];
+        let [mut scale, mut clipped_scale] = [0.0; 2];
+        quantize_row(&x, 0.0, &mut plain, &mut scale);
+        quantize_row(&x, 4.0, &mut clipped, &mut clipped_scale);
+        assert_eq!((plain, scale), (clipped, clipped_scale));
+        assert!(x.iter().all(|&x| cut_off(x, scale) == 0.0));
+    }
+
+    #[test]
+    fn a_zero_row_stays_zero_and_a_bad_row_shows() {
+        for clip in [0.0, 4.0] {
+            let (mut q, mut scale) = (vec![0; 20], 1.0);
+            quantize_row(&[0.0; 20], clip, &mut q, &mut scale);
+            assert!(q.iter().all(|&q| q == 128) && scale == 0.0);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut x = [1.0; 20];
+                x[7] = bad;
+                quantize_row(&x, clip, &mut q, &mut scale);
+                assert!(scale.is_nan(), "{bad}");
+                x[7] = 1.0;
+                x[19] = bad;
+                quantize_row(&x, clip, &mut q, &mut scale);
+                assert!(scale.is_nan(), "{bad} in the tail");
+            }
+            quantize_row(&[1e30; 20], clip, &mut q, &mut scale);
+            assert!(scale.is_finite() && q.iter().all(|&q| q == 255), "squares overflow, the row does not");
+        }
+    }
+
+    #[test]
+    fn dequantizing_scales_and_adds() {
+        let mut y = vec![2.0; 37];
+        dequantize_row(&mut y, 0.5, &[]);
+        assert_eq!(y, [1.0; 37]);
+        dequantize_row(&mut y, 3.0, &[0.25; 37]);
+        assert_eq!(y, [3.25; 37]);
+        add_scaled_weights(&mut y, 2.0, &[-3; 37], &[0.5; 37]);
+        assert_eq!(y, [0.25; 37]);
     }
 }

@@ -81,14 +81,7 @@ impl<'a> Call<'a> {
 
     /// The buffer that is bound both as the input and as the output.
     pub fn in_place(&self, input: usize, output: usize) -> ort::Result<InPlace<'a>> {
-        let mut value = ptr::null();
-        // SAFETY: as in `optional_input`.
-        self.check(unsafe { (ort::api().KernelContext_GetInput)(self.context.ptr(), input, &mut value) })?;
-        if value.is_null() {
-            return Err(self.error(format_args!("input {input} is missing")));
-        }
-        // SAFETY: as in `optional_input`.
-        let (past, dims) = unsafe { self.tensor::<f32>(value.cast_mut())? };
+        let (past, dims) = self.raw_input::<f32>(input)?;
         let (present, _) = self.raw_output::<f32>(output, dims)?;
         if past != present {
             return Err(self.error(format_args!(
@@ -96,6 +89,31 @@ impl<'a> Call<'a> {
             )));
         }
         Ok(InPlace { data: SharedMut::new(present, dims.iter().product::<i64>() as usize), dims })
+    }
+
+    /// An output that begins as a copy of an input of the same shape; where the runtime has given the output the
+    /// input's memory, there is nothing to copy.
+    pub fn taken(&self, input: usize, output: usize) -> ort::Result<(SharedMut<f32>, &'a [i64])> {
+        let (source, dims) = self.raw_input::<f32>(input)?;
+        let (target, _) = self.raw_output::<f32>(output, dims)?;
+        let count = dims.iter().product::<i64>() as usize;
+        if !ptr::eq(source, target) {
+            // SAFETY: two tensors of `count` elements each; the runtime's buffers are one or disjoint.
+            unsafe { ptr::copy_nonoverlapping(source, target, count) };
+        }
+        Ok((SharedMut::new(target, count), dims))
+    }
+
+    /// Address and shape of a required input.
+    fn raw_input<T: Element>(&self, index: usize) -> ort::Result<(*mut T, &'a [i64])> {
+        let mut value = ptr::null();
+        // SAFETY: as in `optional_input`.
+        self.check(unsafe { (ort::api().KernelContext_GetInput)(self.context.ptr(), index, &mut value) })?;
+        if value.is_null() {
+            return Err(self.error(format_args!("input {index} is missing")));
+        }
+        // SAFETY: as in `optional_input`.
+        unsafe { self.tensor::<T>(value.cast_mut()) }
     }
 
     fn raw_output<T: Element>(&self, index: usize, dims: &[i64]) -> ort::Result<(*mut T, &'a [i64])> {

@@ -16,6 +16,7 @@ use textgen_artifact::ops::DOMAIN;
 pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(quantize::RowQuantize)?
+        .add(quantize::RowDequantize)?
         .add(attention::RaggedAttention)?
         .add(attention::CachedAttention)?
         .add(attention::CrossAttention)?

@@ -302,12 +302,16 @@ impl Checkpoint for Bergamot {
         let (table, embedding) = self.write_embedding(weights, embedding)?;
         self.encoder(weights, &geometry, linear)?.write(&dir.join(ENCODER_FILE))?;
         self.decoder(weights, &geometry, &table, linear)?.write(&dir.join(DECODER_FILE))?;
-        self.vocabulary.write(dir)?;
+        self.vocabulary.files.write(dir)?;
         Ok(Description {
             family: FAMILY,
             geometry,
             embeddings: Embeddings { encoder: embedding.clone(), decoder: embedding },
-            tokenizer: TokenizerSpec { add_special_tokens: false, source_suffix: vec![EOS] },
+            tokenizer: TokenizerSpec {
+                add_special_tokens: false,
+                source_suffix: vec![EOS],
+                normalizer: self.vocabulary.files.normalizer.is_some(),
+            },
             generation: GenerationSpec {
                 decoder_start_token_id: self.vocabulary.size,
                 eos_token_ids: vec![EOS],

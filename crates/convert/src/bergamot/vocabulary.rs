@@ -9,6 +9,7 @@ use super::Package;
 use crate::{
     error::{ConvertError, Result},
     sentencepiece::{SentencePiece, TokenizerOptions},
+    tokenizer_files::TokenizerFiles,
 };
 
 /// Marian ends sources and targets with it.
@@ -19,7 +20,7 @@ const UNKNOWN_PIECE: &str = "<unk>";
 /// A checked tokenizer.
 #[derive(Debug)]
 pub struct Vocabulary {
-    json: Vec<u8>,
+    pub files: TokenizerFiles,
     /// Number of tokens; the first id that is none.
     pub size: u32,
     /// Marian never generates it.
@@ -27,22 +28,21 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads the package's `tokenizer.json`, or makes one of its SentencePiece model. The ids must be the
-    /// model's, and both files must agree where both are there.
+    /// Makes a tokenizer of the package's SentencePiece model, which is what Marian itself reads, or takes the
+    /// `tokenizer.json` where there is no such model. The ids must be the model's, and both files must agree
+    /// where both are there.
     pub fn read(package: &Package, vocab_size: usize) -> Result<Self> {
         let made = package.vocabulary.as_deref().map(from_sentencepiece).transpose()?;
-        let (path, json) = match (&package.tokenizer, &made) {
-            (Some(path), _) => (path.as_path(), fs::read(path).map_err(ConvertError::io(path))?),
-            (None, Some((path, json))) => (*path, json.clone()),
-            (None, None) => {
-                return Err(ConvertError::MissingFile {
-                    path: package.folder.display().to_string(),
-                    what: format!("the vocabulary (`*.spm` or `{TOKENIZER_FILE}`)"),
-                    remedy: "fetch the whole model".to_owned(),
-                });
-            }
+        let ready = package.tokenizer.as_deref().map(ready).transpose()?;
+        let (Some((path, files)), other) = (if made.is_some() { (made, ready) } else { (ready, None) })
+        else {
+            return Err(ConvertError::MissingFile {
+                path: package.folder.display().to_string(),
+                what: format!("the vocabulary (`*.spm` or `{TOKENIZER_FILE}`)"),
+                remedy: "fetch the whole model".to_owned(),
+            });
         };
-        let tokenizer = load(path, &json)?;
+        let tokenizer = load(path, &files)?;
         let refuse = |reason: String| ConvertError::Tokenizer { path: path.display().to_string(), reason };
         let size = tokenizer.get_vocab_size(true);
         if size != vocab_size {
@@ -53,30 +53,30 @@ impl Vocabulary {
             let got = tokenizer.id_to_token(EOS).unwrap_or_default();
             return Err(refuse(format!("token {EOS} is `{got}`, expected `{EOS_PIECE}`")));
         }
-        if let (Some(_), Some((other, made))) = (&package.tokenizer, &made)
-            && let Some(difference) = difference(&tokenizer, &load(other, made)?)
+        if let Some((other, files)) = &other
+            && let Some(difference) = difference(&tokenizer, &load(other, files)?)
         {
             return Err(refuse(format!("{difference} in {}", other.display())));
         }
         let unknown = tokenizer.token_to_id(UNKNOWN_PIECE);
-        Ok(Self { json, size, unknown })
-    }
-
-    /// Writes `tokenizer.json` into an artifact.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(TOKENIZER_FILE);
-        fs::write(&path, &self.json).map_err(ConvertError::io(&path))
+        Ok(Self { files, size, unknown })
     }
 }
 
 /// The tokenizer of a SentencePiece model, with the file's path.
-fn from_sentencepiece(path: &Path) -> Result<(&Path, Vec<u8>)> {
+fn from_sentencepiece(path: &Path) -> Result<(&Path, TokenizerFiles)> {
     let options = TokenizerOptions { eos_token_id: EOS, sentinels: 0 };
-    Ok((path, SentencePiece::read(path)?.tokenizer_json(options)?.into_bytes()))
+    Ok((path, SentencePiece::read(path)?.tokenizer_files(options)?))
 }
 
-fn load(path: &Path, json: &[u8]) -> Result<Tokenizer> {
-    Tokenizer::from_bytes(json).map_err(|error| ConvertError::Tokenizer {
+/// A `tokenizer.json` as it is, with the file's path.
+fn ready(path: &Path) -> Result<(&Path, TokenizerFiles)> {
+    let json = fs::read_to_string(path).map_err(ConvertError::io(path))?;
+    Ok((path, TokenizerFiles { json, normalizer: None }))
+}
+
+fn load(path: &Path, files: &TokenizerFiles) -> Result<Tokenizer> {
+    Tokenizer::from_bytes(&files.json).map_err(|error| ConvertError::Tokenizer {
         path: path.display().to_string(),
         reason: error.to_string(),
     })
@@ -144,28 +144,27 @@ mod tests {
     }
 
     #[test]
-    fn equal_vocabularies_are_taken() {
-        let (dir, package) = package(&["</s>", "<unk>", "a"]);
+    fn of_equal_vocabularies_the_sentencepiece_model_is_taken() {
+        let (_dir, package) = package(&["</s>", "<unk>", "a"]);
         let vocabulary = Vocabulary::read(&package, 3).unwrap();
         assert_eq!((vocabulary.size, vocabulary.unknown), (3, Some(1)));
-        vocabulary.write(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(TOKENIZER_FILE)).unwrap(), JSON);
+        assert!(vocabulary.files.normalizer.is_some_and(|normalizer| normalizer.add_dummy_prefix));
     }
 
     #[test]
-    fn a_sentencepiece_model_alone_is_enough() {
-        let (dir, package) = package(&["</s>", "<unk>", "▁a", "b"]);
-        let vocabulary = Vocabulary::read(&Package { tokenizer: None, ..package }, 4).unwrap();
-        vocabulary.write(dir.path()).unwrap();
-        let tokenizer = Tokenizer::from_file(dir.path().join(TOKENIZER_FILE)).unwrap();
-        assert_eq!(tokenizer.encode("ab a", false).unwrap().get_ids(), [2, 3, 2]);
+    fn one_of_the_two_is_enough() {
+        let (_dir, package) = package(&["</s>", "<unk>", "▁a", "b"]);
+        let alone = Package { tokenizer: None, ..package.clone() };
+        assert!(Vocabulary::read(&alone, 4).unwrap().files.normalizer.is_some());
+        let files = Vocabulary::read(&Package { vocabulary: None, ..package }, 3).unwrap().files;
+        assert_eq!(files, TokenizerFiles { json: JSON.to_owned(), normalizer: None });
     }
 
     #[test]
     fn another_id_or_size_is_refused() {
         for (pieces, size, reason) in [
-            (&["</s>", "<unk>", "b"][..], 3, "token 2 is `a`, but `b` in "),
-            (&["</s>", "<unk>"], 3, "it has 3 tokens, but there are 2 in "),
+            (&["</s>", "<unk>", "b"][..], 3, "token 2 is `b`, but `a` in "),
+            (&["</s>", "<unk>"], 3, "it has 2 tokens, the model 3"),
             (&["</s>", "<unk>", "a"], 4, "it has 3 tokens, the model 4"),
         ] {
             let (_dir, package) = package(pieces);

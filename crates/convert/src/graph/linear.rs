@@ -4,12 +4,13 @@ use textgen_artifact::{WeightFormat, ops};
 
 use super::{GraphBuilder, Node, Value, builder::initializer_name};
 use crate::{
-    error::{ConvertError, Result},
+    error::Result,
     weights::{Matrix, StoredTable},
 };
 
-/// Columns in a block of [`LinearFormat::Int8Block32`].
-const BLOCK: usize = 32;
+/// Root mean squares of a row beyond which [`LinearFormat::Int8Outlier`] multiplies in full precision. At 4, a
+/// row of Gaussian noise has next to none of them, and the step of the 8-bit grid is as fine as such a row's own.
+const CLIP: f32 = 4.0;
 /// Zero point that [`ops::ROW_QUANTIZE`] uses.
 const ACTIVATION_ZERO_POINT: u8 = 128;
 /// Lines of a matrix that are transposed at a time.
@@ -21,8 +22,9 @@ pub enum LinearFormat {
     F32,
     /// Signed 8 bits, a scale for each output; activations are quantized for each row.
     Int8Column,
-    /// 8 bits, a scale for each 32 inputs of an output: nearly fp32, slower for many rows.
-    Int8Block32,
+    /// The same, and the few inputs of a row that lie far out are multiplied in full precision, so that they
+    /// do not coarsen the rest.
+    Int8Outlier,
 }
 
 impl From<LinearFormat> for WeightFormat {
@@ -30,7 +32,7 @@ impl From<LinearFormat> for WeightFormat {
         match format {
             LinearFormat::F32 => Self::F32,
             LinearFormat::Int8Column => Self::Int8Column,
-            LinearFormat::Int8Block32 => Self::Int8Block32,
+            LinearFormat::Int8Outlier => Self::Int8Outlier,
         }
     }
 }
@@ -60,14 +62,8 @@ impl GraphBuilder<'_> {
                     self.initializer(&initializer_name(address, "weight"), &shape, &weight.into_f32())?;
                 Ok(self.gemm(address, x, weight, bias))
             }
-            LinearFormat::Int8Column => {
-                let y = self.int8_column(address, x, weight)?;
-                Ok(self.add_bias(address, y, bias))
-            }
-            LinearFormat::Int8Block32 => {
-                let y = self.int8_blocks(address, x, weight)?;
-                Ok(self.add_bias(address, y, bias))
-            }
+            LinearFormat::Int8Column => self.int8(address, x, weight, bias, None),
+            LinearFormat::Int8Outlier => self.int8(address, x, weight, bias, Some(CLIP)),
         }
     }
 
@@ -105,10 +101,17 @@ impl GraphBuilder<'_> {
         self.apply(&format!("{address}/Gemm"), node)
     }
 
-    // x ─ RowQuantize ─┬─ q ──── MatMulIntegerToFloat ─ Mul ─ y
-    //                  └─ scale ────────────────────────┘
-    fn int8_column(&mut self, address: &str, x: Value<f32>, weight: Matrix) -> Result<Value<f32>> {
-        let (q, row_scale) = self.row_quantize(address, x);
+    // x ─ RowQuantize ─┬─ q ──── MatMulIntegerToFloat ─ RowDequantize ─ y
+    //                  └─ scale ────────────────────────┘ (bias, outliers of x)
+    fn int8(
+        &mut self,
+        address: &str,
+        x: Value<f32>,
+        weight: Matrix,
+        bias: Option<Value<f32>>,
+        clip: Option<f32>,
+    ) -> Result<Value<f32>> {
+        let (q, row_scale) = self.row_quantize(address, x, clip);
         let (outputs, inputs) = (weight.rows(), weight.columns());
         let (values, scales) = weight.into_int8();
         let weight = self.transposed(&initializer_name(address, "weight"), outputs, inputs, &values)?;
@@ -123,56 +126,27 @@ impl GraphBuilder<'_> {
             .input(scale)
             .input(zero_point);
         let product = self.apply::<f32>(&format!("{address}/MatMulIntegerToFloat"), product);
-        Ok(self.mul(&format!("{address}/Mul"), product, row_scale))
-    }
-
-    fn int8_blocks(&mut self, address: &str, x: Value<f32>, weight: Matrix) -> Result<Value<f32>> {
-        let (outputs, inputs) = (weight.rows(), weight.columns());
-        if !inputs.is_multiple_of(BLOCK) {
-            return Err(ConvertError::Format {
-                node: address.to_owned(),
-                what: "the number of inputs",
-                got: inputs.to_string(),
-                expected: format!("a multiple of {BLOCK}"),
-                format: "int8_block32",
-            });
+        let mut complete = Node::textgen(ops::ROW_DEQUANTIZE).input(product).input(row_scale).optional(bias);
+        if clip.is_some() {
+            complete = complete.input(x).input(weight).input(scale);
         }
-        let blocks = weight.into_blocks(BLOCK);
-        let shape = [outputs, blocks.blocks_per_row, BLOCK];
-        let weight = self.initializer(&initializer_name(address, "weight"), &shape, &blocks.values)?;
-        let scale = self.initializer(
-            &initializer_name(address, "weight_scale"),
-            &[outputs * blocks.blocks_per_row],
-            &blocks.scales,
-        )?;
-        let product = Node::microsoft("MatMulNBits")
-            .input(x)
-            .input(weight)
-            .input(scale)
-            .int("K", inputs)
-            .int("N", outputs)
-            .int("bits", 8)
-            .int("block_size", BLOCK)
-            .int("accuracy_level", 4);
-        Ok(self.apply(&format!("{address}/MatMulNBits"), product))
+        Ok(self.apply(&format!("{address}/RowDequantize"), complete))
     }
 
     /// Quantized rows and their scales; once for each value, however many layers take it.
-    fn row_quantize(&mut self, address: &str, x: Value<f32>) -> (Value<u8>, Value<f32>) {
-        if let Some(&quantized) = self.quantized.get(&x.id) {
+    fn row_quantize(&mut self, address: &str, x: Value<f32>, clip: Option<f32>) -> (Value<u8>, Value<f32>) {
+        let key = (x.id, clip.is_some());
+        if let Some(&quantized) = self.quantized.get(&key) {
             return quantized;
         }
-        let node = self.add(&format!("{address}/RowQuantize"), Node::textgen(ops::ROW_QUANTIZE).input(x));
-        let quantized = (self.result(node, 0), self.result(node, 1));
-        self.quantized.insert(x.id, quantized);
-        quantized
-    }
-
-    fn add_bias(&mut self, address: &str, y: Value<f32>, bias: Option<Value<f32>>) -> Value<f32> {
-        match bias {
-            Some(bias) => self.sum(&format!("{address}/Add"), y, bias),
-            None => y,
+        let mut node = Node::textgen(ops::ROW_QUANTIZE).input(x);
+        if let Some(clip) = clip {
+            node = node.float(ops::ATTR_CLIP, clip);
         }
+        let node = self.add(&format!("{address}/RowQuantize"), node);
+        let quantized = (self.result(node, 0), self.result(node, 1));
+        self.quantized.insert(key, quantized);
+        quantized
     }
 
     /// Writes a `[rows, columns]` matrix as `[columns, rows]`, a stripe at a time.

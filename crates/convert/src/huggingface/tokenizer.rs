@@ -1,6 +1,6 @@
 //! The tokenizer of a checkpoint: `tokenizer.json`, or a SentencePiece model made into one.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use super::read_json;
 use crate::{
     error::{ConvertError, Result},
     sentencepiece::{SentencePiece, TokenizerOptions},
+    tokenizer_files::TokenizerFiles,
 };
 
 const SENTENCEPIECE_FILES: [&str; 2] = ["spiece.model", "sentencepiece.model"];
@@ -38,9 +39,9 @@ struct TokenizerConfig {
 
 /// Writes the tokenizer of the checkpoint `source` into `dir`.
 pub fn write_tokenizer(source: &Path, dir: &Path, facts: TokenizerFacts) -> Result<TokenizerSpec> {
-    let (path, text) = read(source, facts)?;
+    let (path, files) = read(source, facts)?;
     let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
-    let tokenizer = Tokenizer::from_bytes(&text).map_err(|error| unusable(error.to_string()))?;
+    let tokenizer = Tokenizer::from_bytes(&files.json).map_err(|error| unusable(error.to_string()))?;
     let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
     if largest as usize >= facts.vocab_size {
         return Err(unusable(format!(
@@ -50,16 +51,16 @@ pub fn write_tokenizer(source: &Path, dir: &Path, facts: TokenizerFacts) -> Resu
     }
     let empty = tokenizer.encode("", true).map_err(|error| unusable(error.to_string()))?;
     let appends = empty.get_ids().last() == Some(&facts.eos_token_id);
-    let file = dir.join(TOKENIZER_FILE);
-    fs::write(&file, text).map_err(ConvertError::io(&file))?;
+    files.write(dir)?;
     Ok(TokenizerSpec {
         add_special_tokens: true,
         source_suffix: if appends { Vec::new() } else { vec![facts.eos_token_id] },
+        normalizer: files.normalizer.is_some(),
     })
 }
 
-/// The text of `tokenizer.json`, and the file it comes from.
-fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, String)> {
+/// The tokenizer, and the file it comes from. One that is ready keeps its own normalizer.
+fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, TokenizerFiles)> {
     let file = source.join(TOKENIZER_FILE);
     if let Some(mut json) = read_json::<Value>(&file)? {
         // Left from training: with these it would cut or fill texts.
@@ -68,7 +69,8 @@ fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, String)> {
                 *setting = Value::Null;
             }
         }
-        return Ok((file.display().to_string(), json.to_string()));
+        let files = TokenizerFiles { json: json.to_string(), normalizer: None };
+        return Ok((file.display().to_string(), files));
     }
     let Some(file) = SENTENCEPIECE_FILES.iter().map(|name| source.join(name)).find(|file| file.exists())
     else {
@@ -81,7 +83,7 @@ fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, String)> {
     let model = SentencePiece::read(&file)?;
     let sentinels = sentinels(source, &model, facts)?;
     let options = TokenizerOptions { eos_token_id: facts.eos_token_id, sentinels };
-    Ok((file.display().to_string(), model.tokenizer_json(options)?))
+    Ok((file.display().to_string(), model.tokenizer_files(options)?))
 }
 
 /// Number of sentinels after the pieces. Any other token there would need a `tokenizer.json`.

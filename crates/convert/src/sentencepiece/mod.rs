@@ -1,22 +1,20 @@
-//! SentencePiece Unigram models, rewritten as a Hugging Face `tokenizer.json` that gives the same ids.
+//! SentencePiece Unigram models, rewritten as a Hugging Face `tokenizer.json` and a normalizer that together
+//! give the same ids.
 //!
 //! The parts correspond so:
 //!
-//! | SentencePiece | `tokenizer.json` |
+//! | SentencePiece | artifact |
 //! | --- | --- |
-//! | `precompiled_charsmap` | normalizer `Precompiled`, after `NFC` where the map is one of the NFKC ones |
-//! | `remove_extra_whitespaces` | normalizers `Replace`: spaces at the ends, runs of spaces |
-//! | `add_dummy_prefix` | normalizer `Prepend` |
-//! | escaped spaces | normalizer `Replace`, pre-tokenizer and decoder `Metaspace` |
+//! | `precompiled_charsmap`, `remove_extra_whitespaces`, `add_dummy_prefix`, escaped spaces | `normalizer.json` |
+//! | control, unknown and byte pieces, which no text spells | `tokenizer.json`: pre-tokenizer `Split` behind `<` |
+//! | escaped spaces of pieces | pre-tokenizer and decoder `Metaspace` |
 //! | pieces and scores | model `Unigram` |
 //! | control symbols | special added tokens, which texts may name (SentencePiece itself spells them out) |
 //! | sentinels | special added tokens after the pieces |
 //!
-//! `Precompiled` looks at grapheme clusters of up to five bytes by their shortest match and at larger ones
-//! character by character, where SentencePiece takes the longest match at each place. `NFC` makes up for it
-//! with decomposed letters, Vietnamese and Korean ones above all. What remains is rare: a composed letter
-//! followed by another mark, marks in another order than the canonical one (SentencePiece leaves both as they
-//! are), and a compatibility character with a mark (a full-width letter with an accent).
+//! The normalizer `Precompiled` of Hugging Face does not do for SentencePiece's: it looks at grapheme clusters,
+//! where SentencePiece takes the longest match at each place, and so differs in accents that are decomposed, in
+//! another order, or on a compatibility character. The backend therefore normalizes as SentencePiece does.
 //! Scores are summed in f64 rather than f32, which could only matter between two ways that are as probable to
 //! seven digits.
 

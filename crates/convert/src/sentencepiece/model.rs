@@ -3,6 +3,7 @@
 use std::{collections::HashSet, fs, path::Path};
 
 use prost::Message;
+use textgen_artifact::{Charsmap, CharsmapError, NormalizerSpec};
 
 use crate::error::{ConvertError, Result};
 
@@ -14,9 +15,9 @@ struct ModelProto {
     #[prost(message, optional, tag = "2")]
     trainer_spec: Option<TrainerSpec>,
     #[prost(message, optional, tag = "3")]
-    normalizer_spec: Option<NormalizerSpec>,
+    normalizer_spec: Option<NormalizerSpecProto>,
     #[prost(message, optional, tag = "5")]
-    denormalizer_spec: Option<NormalizerSpec>,
+    denormalizer_spec: Option<NormalizerSpecProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -40,9 +41,7 @@ struct TrainerSpec {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct NormalizerSpec {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
+struct NormalizerSpecProto {
     #[prost(bytes = "vec", optional, tag = "2")]
     precompiled_charsmap: Option<Vec<u8>>,
     #[prost(bool, optional, tag = "3", default = "true")]
@@ -78,16 +77,6 @@ pub(super) struct Piece {
     pub kind: PieceType,
 }
 
-/// How text is changed before it is cut into pieces.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Normalizer {
-    pub name: String,
-    /// Replacement rules as a trie; empty for none.
-    pub charsmap: Vec<u8>,
-    pub add_dummy_prefix: bool,
-    pub remove_extra_whitespaces: bool,
-}
-
 /// A Unigram model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SentencePiece {
@@ -95,7 +84,7 @@ pub struct SentencePiece {
     pub(super) pieces: Vec<Piece>,
     pub(super) unknown: usize,
     pub(super) byte_fallback: bool,
-    pub(super) normalizer: Normalizer,
+    pub(super) normalizer: NormalizerSpec,
 }
 
 impl SentencePiece {
@@ -136,8 +125,7 @@ impl SentencePiece {
         if proto.denormalizer_spec.is_some_and(|spec| !spec.precompiled_charsmap().is_empty()) {
             return Err(unsupported("the denormalizer", "a rule map", "none"));
         }
-        let charsmap = normalizer.precompiled_charsmap().to_vec();
-        check_charsmap(path, &charsmap)?;
+        let charsmap = charsmap(path, normalizer.precompiled_charsmap())?;
         let pieces = pieces(path, proto.pieces)?;
         let mut unknowns = (0..pieces.len()).filter(|&id| pieces[id].kind == PieceType::Unknown);
         let (Some(unknown), None) = (unknowns.next(), unknowns.next()) else {
@@ -146,16 +134,18 @@ impl SentencePiece {
         if let Some(piece) = pieces.iter().find(|piece| piece.kind == PieceType::Unused) {
             return Err(unsupported(&format!("the piece `{}`", piece.text), "unused", "pieces in use"));
         }
+        let user_defined = pieces.iter().filter(|piece| piece.kind == PieceType::UserDefined);
+        let user_defined_symbols = user_defined.map(|piece| piece.text.clone()).collect();
         Ok(Self {
             path: path.to_owned(),
             pieces,
             unknown,
             byte_fallback: trainer.byte_fallback(),
-            normalizer: Normalizer {
-                name: normalizer.name().to_owned(),
+            normalizer: NormalizerSpec {
                 charsmap,
                 add_dummy_prefix: normalizer.add_dummy_prefix(),
                 remove_extra_whitespaces: normalizer.remove_extra_whitespaces(),
+                user_defined_symbols,
             },
         })
     }
@@ -177,6 +167,16 @@ impl SentencePiece {
     pub(super) fn contains(&self, text: &str) -> bool {
         self.pieces.iter().any(|piece| piece.text == text)
     }
+}
+
+/// None for an empty one.
+fn charsmap(path: &str, bytes: &[u8]) -> Result<Option<Charsmap>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let damage =
+        |error: CharsmapError| damaged(path, "the normalizer's rule map", &error.got, error.expected);
+    Charsmap::decode(bytes).map(Some).map_err(damage)
 }
 
 fn pieces(path: &str, protos: Vec<PieceProto>) -> Result<Vec<Piece>> {
@@ -201,47 +201,6 @@ fn pieces(path: &str, protos: Vec<PieceProto>) -> Result<Vec<Piece>> {
         pieces.push(Piece { text, score, kind });
     }
     Ok(pieces)
-}
-
-/// The map is a double-array trie of 32-bit units behind its size in bytes, then the replacements. Every step
-/// through it must stay inside, because what walks it at run time does not look.
-fn check_charsmap(path: &str, charsmap: &[u8]) -> Result<()> {
-    if charsmap.is_empty() {
-        return Ok(());
-    }
-    let what = "the normalizer's rule map";
-    let Some((size, rest)) = charsmap.split_first_chunk::<4>() else {
-        return Err(damaged(path, what, "shorter than its header", "at least 4 bytes"));
-    };
-    let size = u32::from_le_bytes(*size) as usize;
-    // A block of units is 256: a byte of text can lead to any place in it.
-    if size == 0 || !size.is_multiple_of(1024) || size > rest.len() {
-        let got = format!("a trie of {size} bytes in {}", rest.len());
-        return Err(damaged(path, what, &got, "a multiple of 1024 that fits"));
-    }
-    let (trie, replacements) = rest.split_at(size);
-    let replacements = std::str::from_utf8(replacements)
-        .map_err(|error| damaged(path, what, &format!("not UTF-8 ({error})"), "UTF-8"))?;
-    let units: Vec<usize> =
-        trie.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
-    // The highest bit marks a value rather than a node: a place in the replacements.
-    let is_value = |unit: usize| unit >> 31 == 1;
-    for (index, &unit) in units.iter().enumerate() {
-        if is_value(unit) {
-            let value = unit & 0x7fff_ffff;
-            if !replacements.is_char_boundary(value) {
-                return Err(damaged(path, what, &format!("a replacement at {value}"), "one inside"));
-            }
-            continue;
-        }
-        let offset = (unit >> 10) << ((unit & (1 << 9)) >> 6);
-        let next = index ^ offset;
-        let has_value = unit & (1 << 8) != 0;
-        if next | 0xff >= units.len() || (has_value && !is_value(units[next])) {
-            return Err(damaged(path, what, &format!("a step from {index} to {next}"), "one inside"));
-        }
-    }
-    Ok(())
 }
 
 fn damaged(path: &str, what: &str, got: &str, expected: &str) -> ConvertError {
@@ -297,19 +256,20 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_map_that_leads_outside_is_refused() {
-        let map = |change: &dyn Fn(&mut Vec<u8>)| {
-            let mut charsmap = 1024_u32.to_le_bytes().to_vec();
-            charsmap.resize(4 + 1024, 0);
-            charsmap.extend(b"a\0");
-            change(&mut charsmap);
-            check_charsmap("m", &charsmap)
+    fn a_damaged_rule_map_is_refused() {
+        let map = |bytes: &[u8]| NormalizerSpecProto {
+            precompiled_charsmap: Some(bytes.to_vec()),
+            ..Default::default()
         };
-        assert!(map(&|_| ()).is_ok());
-        assert!(map(&|map| map.truncate(3)).is_err());
-        assert!(map(&|map| map.truncate(1000)).is_err());
-        assert!(map(&|map| map[4..8].copy_from_slice(&(256_u32 << 10).to_le_bytes())).is_err());
-        assert!(map(&|map| map[4..8].copy_from_slice(&(1_u32 << 31 | 3).to_le_bytes())).is_err());
-        assert!(map(&|map| map[1028] = 0xff).is_err());
+        let error = error(|model| model.normalizer_spec = Some(map(b"abc")));
+        assert!(error.starts_with("m: damaged: the normalizer's rule map is 3 bytes"), "{error}");
+    }
+
+    #[test]
+    fn user_defined_pieces_are_left_as_they_are() {
+        let mut proto = model();
+        proto.pieces[1].r#type = Some(PieceType::UserDefined as i32);
+        let model = SentencePiece::parse("m", &proto.encode_to_vec()).unwrap();
+        assert_eq!(model.normalizer.user_defined_symbols, ["▁a"]);
     }
 }

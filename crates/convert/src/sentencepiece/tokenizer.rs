@@ -1,16 +1,18 @@
-//! The same tokenizer as a `tokenizer.json`.
+//! The same tokenizer as a `tokenizer.json`, for texts that are normalized already.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
+use textgen_artifact::ESCAPED_SPACE as SPACE;
 
 use super::{
     SentencePiece,
     model::{Piece, PieceType},
 };
-use crate::error::{ConvertError, Result};
-
-/// What SentencePiece escapes a space as.
-const SPACE: &str = "▁";
+use crate::{
+    error::{ConvertError, Result},
+    tokenizer_files::TokenizerFiles,
+};
 
 /// What the checkpoint says of its tokenizer beyond the model file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +24,8 @@ pub struct TokenizerOptions {
 }
 
 impl SentencePiece {
-    /// The text of `tokenizer.json`.
-    pub fn tokenizer_json(&self, options: TokenizerOptions) -> Result<String> {
+    /// The same tokenizer for an artifact.
+    pub fn tokenizer_files(&self, options: TokenizerOptions) -> Result<TokenizerFiles> {
         let eos_id = options.eos_token_id;
         let Some(eos) = self.pieces.get(eos_id as usize) else {
             return Err(ConvertError::Tokenizer {
@@ -47,16 +49,16 @@ impl SentencePiece {
             let special = matches!(piece.kind, PieceType::Control | PieceType::Unknown);
             special.then(|| added_token(id, &piece.text))
         });
-        let sentinels = sentinels.iter().enumerate().map(|(i, text)| added_token(self.len() + i, text));
-        let added: Vec<Value> = special.chain(sentinels).collect();
+        let after = sentinels.iter().enumerate().map(|(i, text)| added_token(self.len() + i, text));
+        let added: Vec<Value> = special.chain(after).collect();
 
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": sequence("normalizers", self.normalizers()),
-            "pre_tokenizer": sequence("pretokenizers", self.pre_tokenizers()),
+            "normalizer": null,
+            "pre_tokenizer": sequence("pretokenizers", self.pre_tokenizers(&sentinels)),
             "post_processor": append(&eos.text, eos_id),
             "decoder": sequence("decoders", self.decoders()),
             "model": {
@@ -66,7 +68,7 @@ impl SentencePiece {
                 "byte_fallback": self.byte_fallback,
             },
         });
-        Ok(tokenizer.to_string())
+        Ok(TokenizerFiles { json: tokenizer.to_string(), normalizer: Some(self.normalizer.clone()) })
     }
 
     /// A user-defined piece gets the bonus that SentencePiece gives it while it searches, so that it wins over
@@ -81,44 +83,36 @@ impl SentencePiece {
         if max < min { 0.0 } else { (piece.text.len() as f32 * max - 0.1).max(min) }
     }
 
-    fn normalizers(&self) -> Vec<Value> {
+    /// Cuts that change nothing, where no piece reaches across them, but for what they are made.
+    fn pre_tokenizers(&self, sentinels: &[String]) -> Vec<Value> {
         let mut steps = Vec::new();
-        let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
-        if !self.normalizer.charsmap.is_empty() {
-            if self.normalizer.name.contains("nfkc") {
-                steps.push(json!({"type": "NFC"}));
-            }
-            let map = STANDARD.encode(&self.normalizer.charsmap);
-            steps.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
-        }
-        if self.normalizer.remove_extra_whitespaces {
-            // At the end SentencePiece looks for the escaped form, so that a literal one goes too.
-            steps.push(replace(json!({"Regex": format!("^ +|[ {SPACE}]+$")}), ""));
-            steps.push(replace(json!({"Regex": " {2,}"}), " "));
-        }
-        if self.normalizer.add_dummy_prefix {
-            steps.push(json!({"type": "Prepend", "prepend": SPACE}));
-        }
-        steps.push(replace(json!({"String": " "}), SPACE));
-        steps
-    }
-
-    /// Words are cut one by one where no piece reaches across two of them: the same result, sooner.
-    fn pre_tokenizers(&self) -> Vec<Value> {
-        let mut steps = Vec::new();
-        let normal = || self.pieces.iter().filter(|piece| piece.kind == PieceType::Normal);
-        if self.byte_fallback && !normal().any(|piece| piece.text.contains("<0")) {
-            // Keeps a text that spells a byte piece from becoming that byte.
+        let is_text = |piece: &&Piece| matches!(piece.kind, PieceType::Normal | PieceType::UserDefined);
+        let of_text = || self.pieces.iter().filter(is_text);
+        // Normalized text may spell a piece of another kind, as `<0x41>` or a full-width `</s>`. A cut behind
+        // the `<` keeps it from becoming that; one side is known, so that it parts no two unknown characters.
+        let known = |text: &str| self.byte_fallback || self.contains(text);
+        let others = self.pieces.iter().filter(|piece| !is_text(piece));
+        let others = others.map(|piece| &piece.text).chain(sentinels);
+        let after: BTreeSet<char> = others
+            .filter_map(|text| text.strip_prefix('<')?.chars().next())
+            .filter(|c| c.is_ascii_alphanumeric() || *c == '/')
+            .collect();
+        let after: String = after
+            .into_iter()
+            .filter(|c| known("<") || known(&c.to_string()))
+            .filter(|c| !of_text().any(|piece| piece.text.contains(&format!("<{c}"))))
+            .collect();
+        if !after.is_empty() {
             steps.push(json!({
                 "type": "Split",
-                "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"},
+                "pattern": {"Regex": format!("<(?=[{after}])")},
                 "behavior": "MergedWithPrevious",
                 "invert": false,
             }));
         }
+        // Word by word is sooner.
         let across = |piece: &Piece| piece.text.chars().skip(1).any(|c| SPACE.contains(c));
-        let matched = |piece: &&Piece| matches!(piece.kind, PieceType::Normal | PieceType::UserDefined);
-        if self.contains(SPACE) && !self.pieces.iter().filter(matched).any(across) {
+        if self.contains(SPACE) && !of_text().any(across) {
             steps.push(metaspace("never", true));
         }
         steps

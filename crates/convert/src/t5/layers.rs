@@ -13,9 +13,6 @@ use crate::{
     weights::{Matrix, TensorSource},
 };
 
-/// `MatMulNBits` takes its inputs in blocks of so many.
-const BLOCK: usize = 32;
-
 /// Reads the weights of a block and adds its nodes to a graph.
 pub struct Layers<'a> {
     pub config: &'a Config,
@@ -68,8 +65,8 @@ impl<'a> Layers<'a> {
     /// Format of the feed-forward output, whose inputs have outliers.
     fn outlier_format(&self) -> LinearFormat {
         match self.precision {
-            Precision::Int8 if self.config.d_ff.is_multiple_of(BLOCK) => LinearFormat::Int8Block32,
-            _ => LinearFormat::F32,
+            Precision::Fp32 => LinearFormat::F32,
+            Precision::Int8 => LinearFormat::Int8Outlier,
         }
     }
 

@@ -30,17 +30,6 @@ impl Default for Values {
     }
 }
 
-/// Unsigned 8-bit values with zero point 128, in blocks along the columns; the last block of a row is padded
-/// with 128. `w = (value − 128) · scale of its block`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Blocks {
-    /// `[rows, blocks_per_row, block]`
-    pub values: Vec<u8>,
-    /// `[rows, blocks_per_row]`
-    pub scales: Vec<f32>,
-    pub blocks_per_row: usize,
-}
-
 impl Matrix {
     /// # Panics
     /// When the number of values is not `rows · columns`.
@@ -167,27 +156,6 @@ impl Matrix {
         }
         (values, row_scales)
     }
-
-    /// Unsigned 8-bit values with one scale for each `block` columns. The value of largest magnitude takes the
-    /// code 0 exactly, which is the end of the range with one code more.
-    pub fn into_blocks(self, block: usize) -> Blocks {
-        let (rows, columns) = (self.rows, self.columns);
-        let blocks_per_row = columns.div_ceil(block);
-        let full = self.into_f32();
-        let mut values = Vec::with_capacity(rows * blocks_per_row * block);
-        let mut scales = Vec::with_capacity(rows * blocks_per_row);
-        for row in full.chunks_exact(columns.max(1)) {
-            for part in row.chunks(block) {
-                let peak = part.iter().fold(0.0_f32, |peak, &v| if v.abs() > peak.abs() { v } else { peak });
-                let scale = peak / -128.0;
-                let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
-                values.extend(part.iter().map(|value| (round(value * inverse, -128.0, 127.0) + 128.0) as u8));
-                values.resize(values.len() + block - part.len(), 128);
-                scales.push(scale);
-            }
-        }
-        Blocks { values, scales, blocks_per_row }
-    }
 }
 
 fn round(value: f32, low: f32, high: f32) -> f32 {
@@ -208,21 +176,6 @@ mod tests {
         for (i, (a, b)) in values.iter().zip(&restored).enumerate() {
             assert!((a - b).abs() <= scales[i / 3] * 0.5001, "{i}: {a} became {b}");
         }
-    }
-
-    #[test]
-    fn blocks_restore_each_value_to_a_step_and_pad_with_the_zero_point() {
-        let values: Vec<f32> = (0..2 * 40).map(|i| (i as f32 * 0.7).sin() * (i / 40 + 1) as f32).collect();
-        let blocks = Matrix::new(2, 40, values.clone()).into_blocks(32);
-        assert_eq!((blocks.values.len(), blocks.scales.len(), blocks.blocks_per_row), (128, 4, 2));
-        for (i, &value) in values.iter().enumerate() {
-            let (row, column) = (i / 40, i % 40);
-            let scale = blocks.scales[row * 2 + column / 32];
-            let restored = (f32::from(blocks.values[row * 64 + column]) - 128.0) * scale;
-            // The far end has one code less, hence a whole step.
-            assert!((restored - value).abs() <= scale.abs() * 1.001, "{i}: {value} became {restored}");
-        }
-        assert!(blocks.values[40..64].iter().all(|&pad| pad == 128));
     }
 
     #[test]

@@ -8,6 +8,6 @@ mod writer;
 
 pub use element::{Element, Stored};
 pub use embedding::{EmbeddingFormat, StoredTable};
-pub use matrix::{Blocks, Matrix, Values};
+pub use matrix::{Matrix, Values};
 pub use source::TensorSource;
 pub use writer::{TensorWriter, WeightsWriter};

@@ -1,0 +1,96 @@
+//! `textgen convert` and `textgen inspect`.
+
+mod support;
+
+use std::fs;
+
+use support::{Artifact, fixture, path, textgen};
+
+const FILES: [&str; 5] = ["decoder.onnx", "encoder.onnx", "manifest.json", "tokenizer.json", "weights.bin"];
+
+fn names(dir: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_artifact_is_written_and_its_place_printed() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("new/artifact");
+    let printed = textgen(["convert", path(&fixture("t5")), "--out", path(&out)]).succeeded();
+    assert_eq!(printed, format!("{}\n", out.display()));
+    assert_eq!(names(&out), FILES);
+    assert_eq!(names(&root.path().join("new")), ["artifact"]);
+}
+
+#[test]
+fn an_entry_of_a_repository_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let source = fixture("t5");
+    let arguments = ["convert", path(&source), "--repository", path(root.path()), "--name"];
+    let printed = textgen(arguments.iter().chain(&["tiny"])).succeeded();
+    assert_eq!(printed, format!("{}\n", root.path().join("tiny/1").display()));
+    assert_eq!(names(&root.path().join("tiny")), ["1", "config.pbtxt"]);
+    assert_eq!(names(&root.path().join("tiny/1")), FILES);
+    textgen(arguments.iter().chain(&["a/tiny"])).failed(&["a/tiny", "slash"]);
+}
+
+#[test]
+fn a_missing_or_unknown_source_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let (missing, out) = (root.path().join("missing"), root.path().join("out"));
+    textgen(["convert", path(&missing), "--out", path(&out)]).failed(&[path(&missing), "No such file"]);
+    let empty = root.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    textgen(["convert", path(&empty), "--out", path(&out)]).failed(&[path(&empty), "config.json", "intgemm"]);
+    assert_eq!(names(root.path()), ["empty"], "a failed conversion leaves nothing");
+}
+
+#[test]
+fn an_earlier_result_is_replaced_only_by_force() {
+    let artifact = Artifact::convert("flan");
+    let dir = artifact.dir();
+    let before = fs::read(dir.join("weights.bin")).unwrap();
+    let source = fixture("mt5");
+    let again = ["convert", path(&source), "--out", path(&dir)];
+    textgen(again).failed(&[path(&dir), "not empty", "--force"]);
+    assert_eq!(fs::read(dir.join("weights.bin")).unwrap(), before);
+    textgen(again.iter().chain(&["--force"])).succeeded();
+    assert_ne!(fs::read(dir.join("weights.bin")).unwrap(), before);
+
+    let letters = tempfile::tempdir().unwrap();
+    fs::write(letters.path().join("letter.txt"), "dear").unwrap();
+    textgen(["convert", path(&source), "--out", path(letters.path()), "--force"])
+        .failed(&[path(letters.path()), "something other than a converted model"]);
+    assert_eq!(names(letters.path()), ["letter.txt"]);
+}
+
+#[test]
+fn inspect_tells_what_an_artifact_is() {
+    let artifact = Artifact::convert("flan");
+    let report = textgen(["inspect", path(&artifact.dir())]).succeeded();
+    let value = |key: &str| {
+        let line =
+            report.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}: {report}"));
+        line[key.len()..].trim().to_owned()
+    };
+    assert_eq!(value("family"), "t5");
+    assert_eq!(value("layers"), "2 encoder, 3 decoder");
+    assert_eq!(value("d_model"), "16");
+    assert_eq!(value("cache heads"), "3 self, 3 cross, 4 wide");
+    assert_eq!(value("vocabulary"), "120");
+    for file in FILES.iter().filter(|file| **file != "manifest.json") {
+        let bytes = fs::metadata(artifact.dir().join(file)).unwrap().len();
+        assert!(value(&format!("  {file}")).ends_with(&format!("{bytes} bytes")), "{file}: {report}");
+    }
+    assert!(report.contains("[36, 16] /encoder/layers.0/self_attn/qkv"), "{report}");
+    assert!(!report.contains("int8"), "{report}");
+
+    let dir = artifact.dir();
+    textgen(["convert", path(&fixture("flan")), "--out", path(&dir), "--precision", "int8", "--force"])
+        .succeeded();
+    let report = textgen(["inspect", path(&dir)]).succeeded();
+    assert!(report.contains("int8 column    [120, 16] /lm_head"), "{report}");
+}
