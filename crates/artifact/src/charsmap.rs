@@ -187,7 +187,7 @@ mod tests {
         assert!(error(&|bytes| bytes.truncate(3)).contains("3 bytes, expected a header"));
         assert!(error(&|bytes| bytes.truncate(1000)).contains("a trie of 3072 bytes in 996"));
         assert!(error(&|bytes| bytes[0] = 4).contains("a multiple of 1024"));
-        assert!(error(&unit(3 * 256 << 10)).contains("a step from 0 to 768"));
+        assert!(error(&unit((3 * 256) << 10)).contains("a step from 0 to 768"));
         assert!(error(&unit(1 << 8)).contains("a step from 0 to 0"));
         assert!(error(&unit(Unit::VALUE | 3)).contains("a replacement at 3"));
         assert!(error(&|bytes| *bytes.last_mut().unwrap() = 0xff).contains("not UTF-8"));
