@@ -59,6 +59,10 @@ impl Mailbox {
         let (task, mut responses) = {
             let mut content = self.lock();
             content.is_queued = false;
+            // The last piece may have come since the mailbox was queued: its end queues it again.
+            if !content.is_due() {
+                return false;
+            }
             let Some(task) = content.next_task() else { return false };
             let Some(responses) = content.responses.take() else { return false };
             (task, responses)

@@ -328,6 +328,18 @@ fn limits(
             limits.decoder_start_token_id
         )));
     }
+    let generation = &manifest.generation;
+    let unknown = generation
+        .eos_token_ids
+        .iter()
+        .chain(&generation.suppress_tokens)
+        .find(|&&token| token as usize >= limits.vocab_size);
+    if let Some(token) = unknown {
+        return Err(Error::invalid_argument(format!(
+            "generation: end or suppressed token {token}, the model has {} tokens; convert the model again",
+            limits.vocab_size
+        )));
+    }
     Ok(limits)
 }
 

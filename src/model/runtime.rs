@@ -26,22 +26,23 @@ static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
 impl Runtime {
     /// The process's runtime; the first call loads `library`, later ones must name the same file.
     pub fn load(library: &Path) -> Result<&'static Runtime> {
+        let library = &library.canonicalize().map_err(|error| {
+            Error::not_found(format!(
+                "ONNX Runtime: {}: {error}; put libonnxruntime.so there or name it with runtime_library",
+                library.display()
+            ))
+        })?;
         let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = *runtime {
             if runtime.library != library {
-                log::warn!(
-                    "runtime_library: ONNX Runtime is already loaded from {}; {} is not used",
+                return Err(Error::invalid_argument(format!(
+                    "ONNX Runtime is already loaded from {}, and a process can have only one; got {}, name the same \
+                     file for all models",
                     runtime.library.display(),
                     library.display()
-                );
+                )));
             }
             return Ok(runtime);
-        }
-        if !library.is_file() {
-            return Err(Error::not_found(format!(
-                "ONNX Runtime: no file at {}; put libonnxruntime.so there or name it with runtime_library",
-                library.display()
-            )));
         }
         let environment = ort::init_from(library)
             .map_err(|error| {

@@ -100,6 +100,13 @@ def lying_entry(explicit, path, value):
         (["geometry", "decoder_layers"], 1000),
         (["geometry", "vocab_size"], 70_000),
         (["geometry", "self_kv_heads"], 4),
+        (["geometry", "head_dim"], 3),
+        (["geometry", "head_dim"], 64),
+        (["geometry", "cross_kv_heads"], 1),
+        (["geometry", "vocab_size"], 7),
+        (["geometry", "state_width"], 1),
+        (["geometry", "state_width"], 100_000),
+        (["generation", "eos_token_ids"], [4_000_000_000]),
         (["tensors", 0, "offset"], 1 << 62),
         (["tensors", 0, "shape"], [1 << 40, 1 << 40]),
         (["generation", "decoder_start_token_id"], 4_000_000_000),
@@ -110,28 +117,6 @@ def lying_entry(explicit, path, value):
 def test_a_manifest_that_lies(explicit, path, value):
     """Numbers that contradict the graphs or the weights never reach memory."""
     assert refuse(explicit, lying_entry(explicit, path, value))
-
-
-@pytest.mark.parametrize(
-    "path, value",
-    [
-        (["geometry", "head_dim"], 3),
-        (["geometry", "head_dim"], 64),
-        (["geometry", "cross_kv_heads"], 1),
-        (["geometry", "vocab_size"], 7),
-        (["geometry", "state_width"], 1),
-        (["geometry", "state_width"], 100_000),
-    ],
-    ids=str,
-)
-def test_a_manifest_that_contradicts_the_graphs_yields_no_text(explicit, path, value):
-    """Refused at the load or by the first step; either way an error, and the server lives."""
-    server, http, _ = explicit
-    name = lying_entry(explicit, path, value)
-    if http.load(name).status == 200:
-        assert http.generate(name, ENGLISH).status == 400
-    server.assert_alive()
-    assert http.text("good", ENGLISH) == "O gato dorme no sofá."
 
 
 def test_an_empty_version_folder(explicit):
