@@ -34,7 +34,7 @@ impl Runtime {
         })?;
         let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = *runtime {
-            if runtime.library != library {
+            if runtime.library != *library {
                 return Err(Error::invalid_argument(format!(
                     "ONNX Runtime is already loaded from {}, and a process can have only one; got {}, name the same \
                      file for all models",
