@@ -8,7 +8,7 @@ use std::{slice, sync::Arc};
 
 use crate::{
     backend::{BackendState, InstanceState, ModelState},
-    triton::{Backend, Instance, Model, accept, guard, sys},
+    triton::{Backend, HoldsState, Instance, Model, accept, guard, sys},
 };
 
 type HostError = *mut sys::TRITONSERVER_Error;

@@ -18,7 +18,7 @@ use crate::{
     metrics::InstanceMetrics,
     protocol::{ClientRequest, Reply, ReplyPlan},
     text_model::TextModel,
-    triton::{Instance, InstanceKind, Request, ResponseStream, Timings, guard, monotonic_ns},
+    triton::{HoldsState, Instance, InstanceKind, Request, ResponseStream, Timings, guard, monotonic_ns},
 };
 
 /// What one instance owns. Dropped in the order of the fields: the engine drains, then what it said is sent.

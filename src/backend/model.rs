@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     metrics::ModelMetrics,
     protocol::ModelInterface,
-    triton::{Model, plugin_path},
+    triton::{HoldsState, Model, plugin_path},
 };
 
 /// What the instances of a model share.

@@ -9,7 +9,7 @@ use ort::{
     sys::ONNXTensorElementDataType as ElementType,
 };
 
-use super::runtime::check;
+use super::status::check;
 use crate::error::{Error, Result};
 
 /// Elements that graphs take.

@@ -13,6 +13,7 @@ mod kernels;
 mod memory;
 mod operators;
 mod runtime;
+mod status;
 mod weights;
 
 pub use encoder_decoder::{EncoderDecoder, ExecutorOptions};

@@ -1,10 +1,15 @@
 //! The backend as the host sees it: one for the process.
 
-use std::{any::Any, ptr, sync::Arc};
+use std::ptr;
 
 use serde_json::Value;
 
-use super::{error::check, message, state::Slot, sys};
+use super::{
+    error::check,
+    message,
+    state::{HoldsState, Slot},
+    sys,
+};
 use crate::error::{Error, Result};
 
 /// Borrowed for one call of the host.
@@ -44,27 +49,16 @@ impl Backend {
             message::parse(raw)
         }
     }
+}
 
-    fn slot(&self) -> Slot<sys::TRITONBACKEND_Backend> {
+impl HoldsState for Backend {
+    type Object = sys::TRITONBACKEND_Backend;
+
+    fn slot(&self) -> Slot<Self::Object> {
         Slot {
             handle: self.0,
             read: sys::TRITONBACKEND_BackendState,
             write: sys::TRITONBACKEND_BackendSetState,
         }
-    }
-
-    /// Stores our state on it.
-    pub fn put_state<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
-        self.slot().put(state)
-    }
-
-    /// Our state.
-    pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
-        self.slot().get()
-    }
-
-    /// Takes our state off it; none where initialisation failed.
-    pub fn take_state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.slot().take()
     }
 }

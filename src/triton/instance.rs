@@ -1,8 +1,15 @@
 //! A model instance as the host sees it.
 
-use std::{any::Any, ptr, sync::Arc};
+use std::ptr;
 
-use super::{Model, Request, error::check, monotonic_ns, state::Slot, strings::from_host, sys};
+use super::{
+    Model, Request,
+    error::check,
+    monotonic_ns,
+    state::{HoldsState, Slot},
+    strings::from_host,
+    sys,
+};
 use crate::error::Result;
 
 /// Borrowed for one call of the host.
@@ -117,27 +124,16 @@ impl Instance {
             log::debug!("the statistics of a batch were not taken: {error}");
         }
     }
+}
 
-    fn slot(&self) -> Slot<sys::TRITONBACKEND_ModelInstance> {
+impl HoldsState for Instance {
+    type Object = sys::TRITONBACKEND_ModelInstance;
+
+    fn slot(&self) -> Slot<Self::Object> {
         Slot {
             handle: self.0,
             read: sys::TRITONBACKEND_ModelInstanceState,
             write: sys::TRITONBACKEND_ModelInstanceSetState,
         }
-    }
-
-    /// Stores our state on it.
-    pub fn put_state<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
-        self.slot().put(state)
-    }
-
-    /// Our state.
-    pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
-        self.slot().get()
-    }
-
-    /// Takes our state off it; none where initialisation failed.
-    pub fn take_state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.slot().take()
     }
 }

@@ -45,4 +45,5 @@ pub use model::{Model, ReadyProbe};
 pub use parameter::ParameterValue;
 pub use request::{Request, RequestContent, accept};
 pub use response::{CancelProbe, ResponseStream};
+pub use state::{HoldsState, Slot};
 pub use tensor::{DataType, InputTensor, OutputTensor};

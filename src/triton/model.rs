@@ -1,6 +1,6 @@
 //! A model as the host sees it.
 
-use std::{any::Any, ffi::CString, path::PathBuf, ptr, sync::Arc};
+use std::{ffi::CString, path::PathBuf, ptr};
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{
     Backend,
     error::check,
     message::Message,
-    state::Slot,
+    state::{HoldsState, Slot},
     strings::{from_host, to_host},
     sys,
 };
@@ -108,24 +108,13 @@ impl Model {
             .map_err(|_| Error::invalid_argument("the model's version does not fit in 63 bits"))?;
         Ok(ReadyProbe { server, name: to_host(&self.name()?), version })
     }
+}
 
-    fn slot(&self) -> Slot<sys::TRITONBACKEND_Model> {
+impl HoldsState for Model {
+    type Object = sys::TRITONBACKEND_Model;
+
+    fn slot(&self) -> Slot<Self::Object> {
         Slot { handle: self.0, read: sys::TRITONBACKEND_ModelState, write: sys::TRITONBACKEND_ModelSetState }
-    }
-
-    /// Stores our state on it.
-    pub fn put_state<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
-        self.slot().put(state)
-    }
-
-    /// Our state.
-    pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
-        self.slot().get()
-    }
-
-    /// Takes our state off it; none where initialisation failed.
-    pub fn take_state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.slot().take()
     }
 }
 

@@ -12,13 +12,13 @@ type Holder = Arc<dyn Any + Send + Sync>;
 /// The pointer that the host keeps on one of its objects.
 ///
 /// Every access goes through the holder's own type, so a mix-up of types is an error, never a wrong cast.
-pub(super) struct Slot<H> {
+pub struct Slot<H> {
     /// The object.
-    pub handle: *mut H,
+    pub(super) handle: *mut H,
     /// Reads the pointer.
-    pub read: unsafe extern "C" fn(*mut H, *mut *mut c_void) -> *mut TRITONSERVER_Error,
+    pub(super) read: unsafe extern "C" fn(*mut H, *mut *mut c_void) -> *mut TRITONSERVER_Error,
     /// Writes the pointer.
-    pub write: unsafe extern "C" fn(*mut H, *mut c_void) -> *mut TRITONSERVER_Error,
+    pub(super) write: unsafe extern "C" fn(*mut H, *mut c_void) -> *mut TRITONSERVER_Error,
 }
 
 impl<H> Slot<H> {
@@ -30,7 +30,7 @@ impl<H> Slot<H> {
     }
 
     /// Stores `state`; there must be none yet.
-    pub(super) fn put<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
+    fn put<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
         if !self.pointer()?.is_null() {
             return Err(Error::internal("the server initialised the same object twice"));
         }
@@ -44,7 +44,7 @@ impl<H> Slot<H> {
     }
 
     /// The state, if it has been stored.
-    pub(super) fn get<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
+    fn get<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
         // SAFETY: a non-null pointer comes from `put`, and only `take` frees it, in the object's last call.
         let holder = unsafe { self.pointer()?.as_ref() }
             .ok_or_else(|| Error::internal("the server used an object that was not initialised"))?;
@@ -55,7 +55,7 @@ impl<H> Slot<H> {
     }
 
     /// Gives the state up; none where initialisation failed.
-    pub(super) fn take(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+    fn take(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         let pointer = self.pointer().inspect_err(|error| log::error!("{error}")).ok()?;
         if pointer.is_null() {
             return None;
@@ -66,6 +66,30 @@ impl<H> Slot<H> {
         });
         // SAFETY: it comes from `put`, and the host no longer has it.
         Some(*unsafe { Box::from_raw(pointer) })
+    }
+}
+
+/// An object of the host that keeps our state for us.
+pub trait HoldsState {
+    /// The host's type of it.
+    type Object;
+
+    /// Where the host keeps the pointer.
+    fn slot(&self) -> Slot<Self::Object>;
+
+    /// Stores our state on it.
+    fn put_state<T: Send + Sync + 'static>(&self, state: Arc<T>) -> Result<()> {
+        self.slot().put(state)
+    }
+
+    /// Our state.
+    fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
+        self.slot().get()
+    }
+
+    /// Takes our state off it; none where initialisation failed.
+    fn take_state(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.slot().take()
     }
 }
 

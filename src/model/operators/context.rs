@@ -12,7 +12,7 @@ use ort::{
     operator::{ComputeContext, KernelContext},
 };
 
-use crate::model::{binding::Element, runtime::check};
+use crate::model::{binding::Element, status::check};
 
 /// Inputs, outputs and threads of one call. Nothing here allocates.
 pub struct Call<'a> {
