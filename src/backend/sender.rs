@@ -282,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_that_waits_goes_with_the_end_that_overtakes_it() {
+        let desk = Desk::new();
+        let mut sink = desk.sink(true, 1);
+        sink.update(&update(0, "a"));
+        sink.update(&last(0, "b"));
+        assert_eq!(desk.deliver(), [""; 0]);
+        sink.complete();
+        assert_eq!(desk.deliver(), ["ab FINAL", "FactoryDeleted"]);
+    }
+
+    #[test]
     fn without_streaming_nothing_leaves_before_the_end() {
         let desk = Desk::new();
         let mut sink = desk.sink(false, 1);
