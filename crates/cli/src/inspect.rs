@@ -7,7 +7,9 @@ use std::{
     process::ExitCode,
 };
 
-use textgen_artifact::{DECODER_FILE, ENCODER_FILE, Manifest, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat};
+use textgen_artifact::{
+    DECODER_FILE, ENCODER_FILE, Manifest, NORMALIZER_FILE, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat,
+};
 
 pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let manifest = Manifest::read(dir)?;
@@ -36,7 +38,8 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     writeln!(out, "longest target   {}", limit(geometry.max_target_tokens))?;
 
     writeln!(out, "\nfiles")?;
-    for file in [ENCODER_FILE, DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE] {
+    let normalizer = manifest.tokenizer.normalizer.then_some(NORMALIZER_FILE);
+    for file in [ENCODER_FILE, DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE].into_iter().chain(normalizer) {
         match std::fs::metadata(dir.join(file)) {
             Ok(metadata) => writeln!(out, "  {file:<16} {:>14} bytes", metadata.len())?,
             Err(error) => writeln!(out, "  {file:<16} {error}")?,

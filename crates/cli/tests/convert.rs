@@ -6,7 +6,8 @@ use std::fs;
 
 use support::{Artifact, fixture, path, textgen};
 
-const FILES: [&str; 5] = ["decoder.onnx", "encoder.onnx", "manifest.json", "tokenizer.json", "weights.bin"];
+const FILES: [&str; 6] =
+    ["decoder.onnx", "encoder.onnx", "manifest.json", "normalizer.json", "tokenizer.json", "weights.bin"];
 
 fn names(dir: &std::path::Path) -> Vec<String> {
     let mut names: Vec<String> =
