@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub struct Runtime {
     library: PathBuf,
     environment: Environment,
+    /// Whether a session has made our domain known to ONNX Runtime: two at once would both try, and one fail.
+    knows_operators: Mutex<bool>,
 }
 
 static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
@@ -57,8 +59,11 @@ impl Runtime {
             .map_err(|error| Error::internal(format!("ONNX Runtime environment: {error}")))?;
         // Its chatter about graphs and allocations would drown the server's log.
         environment.set_log_level(LogLevel::Warning);
-        let loaded: &'static Runtime =
-            Box::leak(Box::new(Runtime { library: library.to_owned(), environment }));
+        let loaded: &'static Runtime = Box::leak(Box::new(Runtime {
+            library: library.to_owned(),
+            environment,
+            knows_operators: Mutex::new(false),
+        }));
         *runtime = Some(loaded);
         Ok(loaded)
     }
@@ -79,7 +84,17 @@ impl Runtime {
                 )?;
             builder.commit_from_file(graph)
         };
-        build().map_err(|error| {
+        let mut knows_operators = self.knows_operators.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = if *knows_operators {
+            // From here on models load side by side.
+            drop(knows_operators);
+            build()
+        } else {
+            let session = build();
+            *knows_operators = session.is_ok();
+            session
+        };
+        session.map_err(|error| {
             Error::invalid_argument(format!(
                 "{}: ONNX Runtime cannot load this graph: {error}; convert the model again",
                 graph.display()
