@@ -34,23 +34,12 @@ pub fn graph<'w>(
     let heads = layers.heads();
 
     let mut present = Vec::with_capacity(geometry.decoder_layers);
-    let mut stream = layers.begin(
-        graph_ref,
-        "/decoder/layers.0/self_attn_norm",
-        inputs.x,
-        &STACK.self_attention_norm(0),
-    )?;
+    let mut stream = layers.begin(graph_ref, STACK, inputs.x)?;
     for (layer, &bias) in biases.iter().enumerate() {
         let address = format!("/decoder/layers.{layer}");
         let attention = STACK.self_attention(layer);
         let at = format!("{address}/self_attn");
-        let qkv = layers.projection(
-            graph_ref,
-            &format!("{at}/qkv"),
-            stream.normed,
-            &attention,
-            &["q", "k", "v"],
-        )?;
+        let qkv = layers.self_attention_input(graph_ref, STACK, layer, stream.normed)?;
         let past = caches.past[layer];
         let (mixed, cache) = graph_ref.cached_attention(&at, qkv, caches.rows, past, Some(bias), heads);
         present.push(cache);
@@ -65,16 +54,7 @@ pub fn graph<'w>(
         let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
         let norm = STACK.feed_forward_norm(layer);
         stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;
-
-        let at = format!("{address}/mlp");
-        let branch = layers.feed_forward(graph_ref, &at, stream.normed, &STACK.feed_forward(layer))?;
-        let (at, norm) = if layer + 1 == biases.len() {
-            ("/decoder/final_norm".to_owned(), STACK.final_norm())
-        } else {
-            let next = layer + 1;
-            (format!("/decoder/layers.{next}/self_attn_norm"), STACK.self_attention_norm(next))
-        };
-        stream = layers.join(graph_ref, &at, stream, branch, &norm)?;
+        stream = layers.end_layer(graph_ref, STACK, layer, stream)?;
     }
 
     let hidden = graph_ref.gather_rows("/decoder/Gather", stream.normed, inputs.logit_rows);

@@ -30,37 +30,17 @@ pub fn graph<'w>(
     let inputs = EncoderInputs::declare(graph_ref, geometry);
     let biases = layers.position_biases(graph_ref, STACK)?;
 
-    let mut stream = layers.begin(
-        graph_ref,
-        "/encoder/layers.0/self_attn_norm",
-        inputs.x,
-        &STACK.self_attention_norm(0),
-    )?;
+    let mut stream = layers.begin(graph_ref, STACK, inputs.x)?;
     for (layer, &bias) in biases.iter().enumerate() {
         let address = format!("/encoder/layers.{layer}");
         let attention = STACK.self_attention(layer);
         let at = format!("{address}/self_attn");
-        let qkv = layers.projection(
-            graph_ref,
-            &format!("{at}/qkv"),
-            stream.normed,
-            &attention,
-            &["q", "k", "v"],
-        )?;
+        let qkv = layers.self_attention_input(graph_ref, STACK, layer, stream.normed)?;
         let mixed = graph_ref.ragged_attention(&at, qkv, inputs.row_offsets, Some(bias), layers.heads());
         let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
         let norm = STACK.feed_forward_norm(layer);
         stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;
-
-        let at = format!("{address}/mlp");
-        let branch = layers.feed_forward(graph_ref, &at, stream.normed, &STACK.feed_forward(layer))?;
-        let (at, norm) = if layer + 1 == biases.len() {
-            ("/encoder/final_norm".to_owned(), STACK.final_norm())
-        } else {
-            let next = layer + 1;
-            (format!("/encoder/layers.{next}/self_attn_norm"), STACK.self_attention_norm(next))
-        };
-        stream = layers.join(graph_ref, &at, stream, branch, &norm)?;
+        stream = layers.end_layer(graph_ref, STACK, layer, stream)?;
     }
 
     let mut present = Vec::with_capacity(geometry.decoder_layers);

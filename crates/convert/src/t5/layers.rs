@@ -70,15 +70,43 @@ impl<'a> Layers<'a> {
         }
     }
 
-    pub fn begin(
+    /// The embedded tokens, normalized for a stack's first layer.
+    pub fn begin(&self, graph: &mut GraphBuilder, stack: Stack, x: Value<f32>) -> Result<Stream> {
+        let address = format!("/{}/layers.0/self_attn_norm", stack.name());
+        let normed = graph.rms_norm(&address, x, &self.norm(&stack.self_attention_norm(0))?)?;
+        Ok(Stream { residual: x, normed })
+    }
+
+    /// Queries, keys and values of a layer's self-attention.
+    pub fn self_attention_input(
         &self,
         graph: &mut GraphBuilder,
-        address: &str,
+        stack: Stack,
+        layer: usize,
         x: Value<f32>,
-        norm: &str,
+    ) -> Result<Value<f32>> {
+        let address = format!("/{}/layers.{layer}/self_attn/qkv", stack.name());
+        self.projection(graph, &address, x, &stack.self_attention(layer), &["q", "k", "v"])
+    }
+
+    /// A layer's feed-forward block, and the norm that follows: the next layer's first, or the stack's last.
+    pub fn end_layer(
+        &self,
+        graph: &mut GraphBuilder,
+        stack: Stack,
+        layer: usize,
+        stream: Stream,
     ) -> Result<Stream> {
-        let normed = graph.rms_norm(address, x, &self.norm(norm)?)?;
-        Ok(Stream { residual: x, normed })
+        let part = stack.name();
+        let mlp = format!("/{part}/layers.{layer}/mlp");
+        let branch = self.feed_forward(graph, &mlp, stream.normed, &stack.feed_forward(layer))?;
+        let next = layer + 1;
+        let (address, norm) = if next == stack.layers(self.config) {
+            (format!("/{part}/final_norm"), stack.final_norm())
+        } else {
+            (format!("/{part}/layers.{next}/self_attn_norm"), stack.self_attention_norm(next))
+        };
+        self.join(graph, &address, stream, branch, &norm)
     }
 
     /// Adds a block's output to the stream and normalizes it for the next one.
