@@ -36,7 +36,7 @@ pub struct ExecutorLimits {
 }
 
 /// Sources to encode, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EncodeBatch {
     /// Tokens of all rows, one after the other.
     pub tokens: Vec<u32>,
@@ -46,20 +46,23 @@ pub struct EncodeBatch {
     pub cross_slots: Vec<i32>,
 }
 
+impl Default for EncodeBatch {
+    /// No rows.
+    fn default() -> Self {
+        Self { tokens: Vec::new(), row_offsets: vec![0], cross_slots: Vec::new() }
+    }
+}
+
 impl EncodeBatch {
     /// Forgets the rows and keeps the memory.
     pub fn clear(&mut self) {
         self.tokens.clear();
-        self.row_offsets.clear();
-        self.row_offsets.push(0);
+        self.row_offsets.truncate(1);
         self.cross_slots.clear();
     }
 
     /// Adds a source.
     pub fn push(&mut self, source: &[u32], cross_slot: usize) {
-        if self.row_offsets.is_empty() {
-            self.row_offsets.push(0);
-        }
         self.tokens.extend_from_slice(source);
         self.row_offsets.push(self.tokens.len() as i32);
         self.cross_slots.push(cross_slot as i32);
@@ -72,7 +75,7 @@ impl EncodeBatch {
 }
 
 /// Sequences to advance, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DecodeBatch {
     /// Tokens of all rows, one after the other: one for a running sequence, several for a forced prefix.
     pub tokens: Vec<u32>,
@@ -90,12 +93,26 @@ pub struct DecodeBatch {
     pub logit_rows: Vec<i64>,
 }
 
+impl Default for DecodeBatch {
+    /// No rows.
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            row_offsets: vec![0],
+            slots: Vec::new(),
+            positions: Vec::new(),
+            cross_slots: Vec::new(),
+            cross_lengths: Vec::new(),
+            logit_rows: Vec::new(),
+        }
+    }
+}
+
 impl DecodeBatch {
     /// Forgets the rows and keeps the memory.
     pub fn clear(&mut self) {
         self.tokens.clear();
-        self.row_offsets.clear();
-        self.row_offsets.push(0);
+        self.row_offsets.truncate(1);
         self.slots.clear();
         self.positions.clear();
         self.cross_slots.clear();
@@ -105,9 +122,6 @@ impl DecodeBatch {
 
     /// Adds a sequence that feeds `tokens` (at least one) and wants the logits after the last of them.
     pub fn push(&mut self, tokens: &[u32], slot: usize, position: usize, cross: CrossView) {
-        if self.row_offsets.is_empty() {
-            self.row_offsets.push(0);
-        }
         self.tokens.extend_from_slice(tokens);
         self.row_offsets.push(self.tokens.len() as i32);
         self.slots.push(slot as i32);

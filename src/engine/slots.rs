@@ -55,9 +55,9 @@ impl SharedSlotPool {
         Some(slot)
     }
 
-    /// One holder is done; the last one frees the slot.
-    pub fn release(&mut self, slot: usize) {
-        self.holders[slot] -= 1;
+    /// So many holders are done; the last one frees the slot.
+    pub fn release(&mut self, slot: usize, holders: usize) {
+        self.holders[slot] -= holders;
         if self.holders[slot] == 0 {
             self.slots.give(slot);
         }
@@ -80,9 +80,9 @@ mod tests {
     fn a_shared_slot_is_free_when_its_last_holder_is_done() {
         let mut pool = SharedSlotPool::new(1);
         assert_eq!(pool.take(2), Some(0));
-        pool.release(0);
+        pool.release(0, 1);
         assert_eq!(pool.take(1), None);
-        pool.release(0);
+        pool.release(0, 1);
         assert_eq!(pool.take(1), Some(0));
     }
 }

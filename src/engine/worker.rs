@@ -315,10 +315,7 @@ impl Worker {
             }
             Err(error) if planned.len() == 1 => {
                 if let Some((waiting, cross_slot)) = planned.pop() {
-                    for _ in 0..waiting.samples {
-                        self.cross_slots.release(cross_slot);
-                    }
-                    self.waiting_sequences -= waiting.samples;
+                    self.drop_planned(&waiting, cross_slot);
                     self.end_requests(vec![(waiting.request, Outcome::Failed, error)]);
                 }
             }
@@ -330,13 +327,16 @@ impl Worker {
         }
     }
 
+    /// Frees what a planned prompt holds that will not be decoded.
+    fn drop_planned(&mut self, waiting: &WaitingPrompt, cross_slot: usize) {
+        self.cross_slots.release(cross_slot, waiting.samples);
+        self.waiting_sequences -= waiting.samples;
+    }
+
     fn commit_encoded(&mut self, waiting: WaitingPrompt, cross_slot: usize) {
         let Some(request) = self.requests.get_mut(waiting.request) else {
             // The request failed through another prompt of the same batch.
-            for _ in 0..waiting.samples {
-                self.cross_slots.release(cross_slot);
-            }
-            self.waiting_sequences -= waiting.samples;
+            self.drop_planned(&waiting, cross_slot);
             return;
         };
         if !request.started {
@@ -481,7 +481,7 @@ impl Worker {
     fn retire(&mut self, row: usize) {
         let sequence = self.running.swap_remove(row);
         self.slots.give(sequence.slot);
-        self.cross_slots.release(sequence.cross.slot);
+        self.cross_slots.release(sequence.cross.slot, 1);
         let Some(request) = self.requests.get_mut(sequence.request) else { return };
         request.unfinished -= 1;
         if request.unfinished == 0 {
@@ -519,7 +519,7 @@ impl Worker {
             let keep = requests.contains(sequence.request);
             if !keep {
                 self.slots.give(sequence.slot);
-                self.cross_slots.release(sequence.cross.slot);
+                self.cross_slots.release(sequence.cross.slot, 1);
             }
             keep
         });
@@ -527,7 +527,7 @@ impl Worker {
             let keep = requests.contains(prompt.request);
             if !keep {
                 self.waiting_sequences -= prompt.samples_left;
-                (0..prompt.samples_left).for_each(|_| self.cross_slots.release(prompt.cross.slot));
+                self.cross_slots.release(prompt.cross.slot, prompt.samples_left);
             }
             keep
         });

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use triton_textgen::{
+    config::available_threads,
     engine::EngineOptions,
     model::{ExecutorOptions, locate_runtime},
     text_model::ModelOptions,
@@ -31,7 +32,7 @@ pub struct RuntimeArguments {
 
 impl RuntimeArguments {
     pub fn threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+        self.threads.map_or_else(available_threads, usize::from)
     }
 
     pub fn library(&self) -> anyhow::Result<PathBuf> {

@@ -51,19 +51,16 @@ impl<'a> Call<'a> {
 
     /// A required input.
     pub fn input<T: Element>(&self, index: usize) -> ort::Result<Input<'a, T>> {
-        self.optional_input(index)?.ok_or_else(|| self.error(format_args!("input {index} is missing")))
+        self.required(index, self.optional_input(index)?)
+    }
+
+    fn required<T>(&self, index: usize, input: Option<T>) -> ort::Result<T> {
+        input.ok_or_else(|| self.error(format_args!("input {index} is missing")))
     }
 
     /// An input that the graph may leave out.
     pub fn optional_input<T: Element>(&self, index: usize) -> ort::Result<Option<Input<'a, T>>> {
-        let mut value = ptr::null();
-        // SAFETY: the context is live for the call, which `'a` stands for.
-        self.check(unsafe { (ort::api().KernelContext_GetInput)(self.context.ptr(), index, &mut value) })?;
-        if value.is_null() {
-            return Ok(None);
-        }
-        // SAFETY: ONNX Runtime keeps inputs alive for the call.
-        let (data, dims) = unsafe { self.tensor::<T>(value.cast_mut())? };
+        let Some((data, dims)) = self.raw_input::<T>(index)? else { return Ok(None) };
         let count = dims.iter().product::<i64>() as usize;
         // SAFETY: the tensor holds as many elements of this type as its shape says.
         let data = unsafe { if count == 0 { &[][..] } else { slice::from_raw_parts(data, count) } };
@@ -81,7 +78,7 @@ impl<'a> Call<'a> {
 
     /// The buffer that is bound both as the input and as the output.
     pub fn in_place(&self, input: usize, output: usize) -> ort::Result<InPlace<'a>> {
-        let (past, dims) = self.raw_input::<f32>(input)?;
+        let (past, dims) = self.required(input, self.raw_input::<f32>(input)?)?;
         let (present, _) = self.raw_output::<f32>(output, dims)?;
         if past != present {
             return Err(self.error(format_args!(
@@ -94,7 +91,7 @@ impl<'a> Call<'a> {
     /// An output that begins as a copy of an input of the same shape; where the runtime has given the output the
     /// input's memory, there is nothing to copy.
     pub fn taken(&self, input: usize, output: usize) -> ort::Result<(SharedMut<f32>, &'a [i64])> {
-        let (source, dims) = self.raw_input::<f32>(input)?;
+        let (source, dims) = self.required(input, self.raw_input::<f32>(input)?)?;
         let (target, _) = self.raw_output::<f32>(output, dims)?;
         let count = dims.iter().product::<i64>() as usize;
         if !ptr::eq(source, target) {
@@ -104,16 +101,16 @@ impl<'a> Call<'a> {
         Ok((SharedMut::new(target, count), dims))
     }
 
-    /// Address and shape of a required input.
-    fn raw_input<T: Element>(&self, index: usize) -> ort::Result<(*mut T, &'a [i64])> {
+    /// Address and shape of an input; none when the graph leaves it out.
+    fn raw_input<T: Element>(&self, index: usize) -> ort::Result<Option<(*mut T, &'a [i64])>> {
         let mut value = ptr::null();
-        // SAFETY: as in `optional_input`.
+        // SAFETY: the context is live for the call, which `'a` stands for.
         self.check(unsafe { (ort::api().KernelContext_GetInput)(self.context.ptr(), index, &mut value) })?;
         if value.is_null() {
-            return Err(self.error(format_args!("input {index} is missing")));
+            return Ok(None);
         }
-        // SAFETY: as in `optional_input`.
-        unsafe { self.tensor::<T>(value.cast_mut()) }
+        // SAFETY: ONNX Runtime keeps inputs alive for the call.
+        unsafe { self.tensor::<T>(value.cast_mut()) }.map(Some)
     }
 
     fn raw_output<T: Element>(&self, index: usize, dims: &[i64]) -> ort::Result<(*mut T, &'a [i64])> {
