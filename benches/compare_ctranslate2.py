@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -27,6 +26,7 @@ from pathlib import Path
 import ctranslate2
 import ctranslate2_model
 import make_mt5_base_shape
+from report import machine, save
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "bench"
@@ -48,9 +48,8 @@ def main():
         rounds.append({"textgen": time_ours(ours, options), "ctranslate2": time_theirs(theirs, options)})
     report = {"machine": machine(), "settings": settings(options), "results": results(rounds, options)}
     report["rounds"] = rounds
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
     print_table(report)
-    print(f"\nwritten to {options.out}")
+    save(report, options.out)
 
 
 def arguments():
@@ -157,12 +156,6 @@ def settings(options):
         "textgen": run([CLI, "--version"]).split()[-1],
         "ctranslate2": ctranslate2.__version__,
     }
-
-
-def machine():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"processor": model, "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def print_table(report):

@@ -4,16 +4,15 @@
     python benches/make_mt5_base_shape.py OUT [--bf16]
 
 768 wide, 12 + 12 layers, 12 heads of 64, feed-forward 2048 gated, 250112 words, a head of its own: 582 million
-weights, 2.3 GB in f32 (1.2 GB in bf16). Needs numpy. The same bytes every time, and one tensor in memory at a
-time. Its text means nothing; its tokenizer has a few pieces, so give token ids.
+weights, 2.3 GB in f32 (1.2 GB in bf16). Needs numpy. The same bytes every time, and few of them in memory at
+once. Its text means nothing; its tokenizer has a few pieces, so give token ids.
 """
 
 import argparse
 import json
-import struct
 from pathlib import Path
 
-import numpy as np
+from checkpoint import write_safetensors
 
 CONFIG = {
     "architectures": ["MT5ForConditionalGeneration"],
@@ -106,38 +105,11 @@ def tensors():
         yield f"{stack}.final_layer_norm.weight", (d,), 0.0
 
 
-def values(rng, shape, deviation, bf16):
-    if deviation == 0.0:
-        array = np.ones(shape, np.float32)
-    else:
-        array = rng.standard_normal(shape, np.float32) * np.float32(deviation)
-    if bf16:
-        # The upper half of an f32, cut off.
-        return (array.view(np.uint32) >> 16).astype("<u2")
-    return array.astype("<f4", copy=False)
-
-
-def write_weights(path, bf16):
-    size = 2 if bf16 else 4
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape, _ in tensors():
-        end = offset + size * int(np.prod(shape))
-        header[name] = {"dtype": "BF16" if bf16 else "F32", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    rng = np.random.Generator(np.random.PCG64(0))
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, shape, deviation in tensors():
-            values(rng, shape, deviation, bf16).tofile(file)
-
-
 def make(out, bf16=False):
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     (out / "tokenizer.json").write_text(json.dumps(TOKENIZER, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_weights(out / "model.safetensors", bf16)
+    write_safetensors(out / "model.safetensors", tensors(), bf16)
 
 
 def main():

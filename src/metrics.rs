@@ -22,6 +22,8 @@ const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0
 pub struct MetricFamilies {
     requests: CounterFamily,
     prompt_tokens: CounterFamily,
+    prefix_queries: CounterFamily,
+    prefix_hits: CounterFamily,
     generation_tokens: CounterFamily,
     time_to_first_token: HistogramFamily,
     time_per_output_token: HistogramFamily,
@@ -42,7 +44,18 @@ impl MetricFamilies {
                 "textgen_requests_total",
                 "Requests that ended, by outcome: completed, cancelled, timed_out, rejected, failed",
             )?,
-            prompt_tokens: CounterFamily::new("textgen_prompt_tokens_total", "Source tokens encoded")?,
+            prompt_tokens: CounterFamily::new(
+                "textgen_prompt_tokens_total",
+                "Tokens of the sources or prompts that have been taken up",
+            )?,
+            prefix_queries: CounterFamily::new(
+                "textgen_prefix_cache_queries_total",
+                "Prompt tokens that were looked for in the caches",
+            )?,
+            prefix_hits: CounterFamily::new(
+                "textgen_prefix_cache_hits_total",
+                "Prompt tokens that were in a cache and need not be computed",
+            )?,
             generation_tokens: CounterFamily::new("textgen_generation_tokens_total", "Tokens generated")?,
             time_to_first_token: HistogramFamily::new(
                 "textgen_time_to_first_token_seconds",
@@ -85,6 +98,8 @@ impl MetricFamilies {
 pub struct ModelMetrics {
     requests: [(Outcome, Counter); Outcome::ALL.len()],
     prompt_tokens: Counter,
+    prefix_queries: Counter,
+    prefix_hits: Counter,
     generation_tokens: Counter,
     time_to_first_token: Histogram,
     time_per_output_token: Histogram,
@@ -121,6 +136,8 @@ impl ModelMetrics {
         Ok(Self {
             requests: [completed?, cancelled?, timed_out?, rejected?, failed?],
             prompt_tokens: families.prompt_tokens.with(&labels)?,
+            prefix_queries: families.prefix_queries.with(&labels)?,
+            prefix_hits: families.prefix_hits.with(&labels)?,
             generation_tokens: families.generation_tokens.with(&labels)?,
             time_to_first_token: families.time_to_first_token.with(&labels)?,
             time_per_output_token: families.time_per_output_token.with(&labels)?,
@@ -201,6 +218,11 @@ impl Observer for InstanceMetrics {
 
     fn inter_token(&self, gap: Duration) {
         self.model.time_per_output_token.observe(gap.as_secs_f64());
+    }
+
+    fn prefix_reuse(&self, prompt: usize, reused: usize) {
+        self.model.prefix_queries.add(prompt as f64);
+        self.model.prefix_hits.add(reused as f64);
     }
 
     fn prompt_tokens(&self, count: usize) {

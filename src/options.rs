@@ -9,6 +9,7 @@ use textgen_artifact::GenerationSpec;
 use crate::{
     decoding::SamplingParams,
     error::{Error, Result},
+    prompt::PromptOptions,
     tokenizer::Tokenizer,
 };
 
@@ -75,6 +76,14 @@ impl RequestOptions {
         }
         self.given.insert(spec.key, Given { name, value });
         Ok(())
+    }
+
+    /// These options without those that only texts have: defaults of a model must not lock out conversations.
+    pub fn of_conversations(mut self) -> Self {
+        for key in [Key::SrcLang, Key::TgtLang, Key::ApplyChatTemplate, Key::ExcludeInputInOutput] {
+            self.given.remove(&key);
+        }
+        self
     }
 
     /// These options, and those of `weaker` that are not among them.
@@ -158,9 +167,14 @@ impl RequestOptions {
         }
         Ok(ResolvedOptions {
             params,
-            decoder_prefix: match self.text(Key::DecoderTextInput) {
-                Some(text) if !text.is_empty() => tokenizer.encode_target(text)?,
-                _ => Vec::new(),
+            decoder_prefix: match self.non_empty(Key::DecoderTextInput) {
+                Some(text) => tokenizer.encode_target(text)?,
+                None => Vec::new(),
+            },
+            prompt: PromptOptions {
+                apply_chat_template: self.bool(Key::ApplyChatTemplate),
+                src_lang: self.non_empty(Key::SrcLang).map(str::to_owned),
+                tgt_lang: self.non_empty(Key::TgtLang).map(str::to_owned),
             },
             stream: self.flag(Key::Stream, false),
             exclude_input_in_output: self.flag(Key::ExcludeInputInOutput, true),
@@ -268,16 +282,21 @@ impl RequestOptions {
         }
     }
 
-    fn flag(&self, key: Key, default: bool) -> bool {
+    fn bool(&self, key: Key) -> Option<bool> {
         match self.value(key) {
-            Some(OptionValue::Bool(flag)) => *flag,
-            _ => default,
+            Some(OptionValue::Bool(flag)) => Some(*flag),
+            _ => None,
         }
     }
 
-    fn text(&self, key: Key) -> Option<&str> {
+    fn flag(&self, key: Key, default: bool) -> bool {
+        self.bool(key).unwrap_or(default)
+    }
+
+    /// An empty text is how some clients say nothing.
+    fn non_empty(&self, key: Key) -> Option<&str> {
         match self.value(key) {
-            Some(OptionValue::Text(text)) => Some(text),
+            Some(OptionValue::Text(text)) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -315,6 +334,8 @@ pub struct ResolvedOptions {
     pub params: SamplingParams,
     /// A forced prefix of the target (`decoder_text_input`).
     pub decoder_prefix: Vec<u32>,
+    /// How texts become prompts.
+    pub prompt: PromptOptions,
     /// One response for each piece of text, rather than one at the end.
     pub stream: bool,
     /// False repeats the source text before the target's.

@@ -6,12 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use textgen_artifact::Manifest;
+use textgen_artifact::{CHAT_TEMPLATE_FILE, Manifest};
 
 use crate::{
     engine::{Engine, EngineOptions, Observer, Prompt, TextDecoder, TextDecoderFactory},
     error::{Error, Result},
-    model::{EncoderDecoder, ExecutorOptions, Runtime},
+    model::{ExecutorOptions, ModelExecutor, Runtime},
+    options::ResolvedOptions,
+    prompt::{ChatTemplate, PromptInput, PromptOptions, PromptTemplate, Prompts},
     tokenizer::{Detokenizer, Tokenizer},
 };
 
@@ -24,14 +26,14 @@ pub struct ModelOptions {
     pub executor: ExecutorOptions,
     /// Bounds of the engine.
     pub engine: EngineOptions,
+    /// Goes around plain texts.
+    pub prompt_template: Option<Arc<PromptTemplate>>,
 }
 
 /// A model that answers requests.
 pub struct TextModel {
-    /// What the artifact says of itself.
-    pub manifest: Manifest,
-    /// Text to ids and back.
-    pub tokenizer: Arc<Tokenizer>,
+    /// What works on texts.
+    pub text: TextSide,
     /// The running engine.
     pub engine: Engine,
 }
@@ -39,22 +41,24 @@ pub struct TextModel {
 impl TextModel {
     /// Loads the artifact in `dir` and starts its engine under `name`.
     pub fn load(dir: &Path, name: &str, options: &ModelOptions, observer: Arc<dyn Observer>) -> Result<Self> {
-        let (manifest, tokenizer) = load_text_side(dir)?;
+        let text = TextSide::load(dir, options.prompt_template.clone())?;
         let runtime = Runtime::load(&options.runtime_library)?;
-        let executor = EncoderDecoder::load(runtime, dir, &manifest, &options.executor)?;
-        let vocabulary = Arc::new(Vocabulary(tokenizer.clone()));
+        let executor = ModelExecutor::load(runtime, dir, &text.manifest, &options.executor)?;
+        let vocabulary = Arc::new(Vocabulary(text.tokenizer.clone()));
         let engine = Engine::start(name, Box::new(executor), vocabulary, observer, options.engine.clone())?;
-        Ok(Self { manifest, tokenizer, engine })
+        Ok(Self { text, engine })
     }
 
-    /// Tokenizes a source text. `decoder_prefix` is forced before anything is generated.
-    pub fn prompt(&self, text: &str, decoder_prefix: &[u32]) -> Result<Prompt> {
-        Ok(self.prompt_from_ids(self.tokenizer.encode_source(text)?, decoder_prefix))
+    /// The prompt of an input.
+    pub fn prompt(&self, input: &PromptInput, options: &ResolvedOptions) -> Result<Prompt> {
+        let source = self.text.source(input, &options.prompt)?;
+        Ok(self.prompt_from_ids(source, &options.decoder_prefix))
     }
 
     /// A prompt of source ids, special tokens included.
     pub fn prompt_from_ids(&self, source: Vec<u32>, decoder_prefix: &[u32]) -> Prompt {
         let max_new_tokens = self
+            .text
             .manifest
             .generation
             .max_new_tokens_per_source_token
@@ -63,16 +67,44 @@ impl TextModel {
     }
 }
 
-/// Manifest and tokenizer of the artifact in `dir`.
-pub fn load_text_side(dir: &Path) -> Result<(Manifest, Arc<Tokenizer>)> {
-    let manifest = Manifest::read(dir).map_err(|error| match error {
-        textgen_artifact::ManifestError::Io { .. } => Error::not_found(format!(
-            "{error}; expected an artifact made by `textgen convert` in this folder"
-        )),
-        _ => Error::invalid_argument(error.to_string()),
-    })?;
-    let tokenizer = Tokenizer::load(dir, &manifest.tokenizer)?;
-    Ok((manifest, Arc::new(tokenizer)))
+/// The part of a model that works on texts, without weights.
+pub struct TextSide {
+    /// What the artifact says of itself.
+    pub manifest: Manifest,
+    /// Text to ids and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Texts and conversations to prompts.
+    pub prompts: Prompts,
+}
+
+impl TextSide {
+    /// Loads it from the artifact in `dir`.
+    pub fn load(dir: &Path, prompt_template: Option<Arc<PromptTemplate>>) -> Result<Self> {
+        let manifest = Manifest::read(dir).map_err(|error| match error {
+            textgen_artifact::ManifestError::Io { .. } => Error::not_found(format!(
+                "{error}; expected an artifact made by `textgen convert` in this folder"
+            )),
+            _ => Error::invalid_argument(error.to_string()),
+        })?;
+        let tokenizer = Arc::new(Tokenizer::load(dir, &manifest.tokenizer)?);
+        let chat = match &manifest.chat {
+            Some(chat) => {
+                Some(ChatTemplate::load(&dir.join(CHAT_TEMPLATE_FILE), chat.special_tokens.clone())?)
+            }
+            None => None,
+        };
+        Ok(Self { manifest, tokenizer, prompts: Prompts::new(chat, prompt_template) })
+    }
+
+    /// Source ids of an input: its prompt, tokenized.
+    pub fn source(&self, input: &PromptInput, options: &PromptOptions) -> Result<Vec<u32>> {
+        let prompt = self.prompts.build(input, options)?;
+        if prompt.has_special_tokens {
+            self.tokenizer.encode_target(&prompt.text)
+        } else {
+            self.tokenizer.encode_source(&prompt.text)
+        }
+    }
 }
 
 /// The tokenizer as the engine sees it.

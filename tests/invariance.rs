@@ -1,5 +1,6 @@
 //! The same request gives the same tokens and the same log-probabilities, to the last bit, alone, in a full
-//! batch, and when it joins midway; greedy and sampled, in fp32 and int8.
+//! batch, and when it joins midway; greedy and sampled, in fp32 and int8. In decoder-only models also however its
+//! prompt is cut into steps, and whether or not its beginning was in a cache.
 
 mod support;
 
@@ -7,9 +8,13 @@ use std::{thread::sleep, time::Duration};
 
 use support::{Artifact, Generated, fixture, submit, wait};
 use textgen_convert::Precision;
-use triton_textgen::{decoding::SamplingParams, text_model::TextModel};
+use triton_textgen::{
+    decoding::SamplingParams,
+    engine::{EngineOptions, score},
+    text_model::TextModel,
+};
 
-/// Sources of many lengths, 1 among them: a batch of these is as ragged as it gets.
+/// Sources of many lengths, 1 among them: a batch of these is as ragged as it gets. Some begin alike.
 fn sources() -> Vec<Vec<u32>> {
     let mut state = 7u32;
     [1, 2, 3, 5, 8, 13, 21, 34, 55, 90, 150, 16, 17, 31, 33, 4, 64, 7, 11, 40]
@@ -22,6 +27,12 @@ fn sources() -> Vec<Vec<u32>> {
                 })
                 .collect()
         })
+        .enumerate()
+        .map(
+            |(index, source): (usize, Vec<u32>)| {
+                if index % 3 == 0 { (3..3 + 50).chain(source).collect() } else { source }
+            },
+        )
         .collect()
 }
 
@@ -72,14 +83,19 @@ fn together(model: &TextModel, pause: Duration, reversed: bool) -> Vec<Vec<Gener
 }
 
 fn check(fixture_name: &str, precision: Precision) {
-    let artifact = Artifact::convert(&fixture("t5").join(fixture_name), precision).unwrap();
-    let expected = alone(&artifact.model(1));
+    let artifact = Artifact::convert(&fixture(fixture_name), precision).unwrap();
+    let plain = EngineOptions { prefix_reuse: false, ..EngineOptions::default() };
+    let expected = alone(&artifact.model_with(1, plain.clone()));
     assert!(
         expected.iter().flatten().all(|sequence| sequence.logprob_bits.len() == sequence.token_ids.len())
     );
     let model = artifact.model(32);
     // With 5 slots, rows wait, join late, and take slots that others have used.
     let small = artifact.model(5);
+    // Prompts in small and odd parts, beside streams and alone.
+    let parts = EngineOptions { max_prefill_tokens: 3, max_encode_tokens: 7, ..EngineOptions::default() };
+    let parts = artifact.model_with(32, parts);
+    let nothing_reused = artifact.model_with(32, plain);
     for (label, got) in [
         ("alone in a large model", alone(&model)),
         ("all at once", together(&model, Duration::ZERO, false)),
@@ -87,6 +103,9 @@ fn check(fixture_name: &str, precision: Precision) {
         ("staggered", together(&model, Duration::from_micros(700), false)),
         ("through few slots", together(&small, Duration::ZERO, false)),
         ("staggered through few slots", together(&small, Duration::from_micros(300), true)),
+        ("once more through few slots", together(&small, Duration::ZERO, false)),
+        ("in small parts", together(&parts, Duration::ZERO, false)),
+        ("without reuse", together(&nothing_reused, Duration::ZERO, true)),
     ] {
         for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
             assert_eq!(got, expected, "{fixture_name} {precision:?}, {label}, request {index}");
@@ -94,17 +113,60 @@ fn check(fixture_name: &str, precision: Precision) {
     }
 }
 
+/// A text that was generated token by token has the same log-probabilities when it is fed in one go.
+fn check_cache(fixture_name: &str, precision: Precision) {
+    let artifact = Artifact::convert(&fixture(fixture_name), precision).unwrap();
+    let model = artifact.model(1);
+    let mut executor = artifact.executor(1, 2);
+    for (index, source) in sources().into_iter().enumerate() {
+        let params = SamplingParams { max_new_tokens: 40, logprobs: true, ..SamplingParams::default() };
+        let generated = wait(&submit(&model, source.clone(), &[], params)).remove(0);
+        let scores = score(&mut executor, &source, &generated.token_ids).unwrap();
+        let bits: Vec<u32> = scores.iter().map(|score| score.to_bits()).collect();
+        assert_eq!(bits, generated.logprob_bits, "{fixture_name} {precision:?}, source {index}");
+    }
+}
+
 #[test]
 fn t5_fp32() {
-    check("t5", Precision::Fp32);
+    check("t5/t5", Precision::Fp32);
 }
 
 #[test]
 fn t5_int8() {
-    check("mt5", Precision::Int8);
+    check("t5/mt5", Precision::Int8);
 }
 
 #[test]
 fn umt5_int8() {
-    check("umt5", Precision::Int8);
+    check("t5/umt5", Precision::Int8);
+}
+
+#[test]
+fn hunyuan_fp32() {
+    check("decoder/hunyuan", Precision::Fp32);
+}
+
+#[test]
+fn qwen2_int8() {
+    check("decoder/qwen2", Precision::Int8);
+}
+
+#[test]
+fn gemma2_int8() {
+    check("decoder/gemma2", Precision::Int8);
+}
+
+#[test]
+fn llama_int4() {
+    check("decoder/llama", Precision::Int4);
+}
+
+#[test]
+fn cached_is_uncached() {
+    check_cache("t5/t5", Precision::Fp32);
+    check_cache("t5/mt5", Precision::Int8);
+    check_cache("decoder/gemma3", Precision::Fp32);
+    check_cache("decoder/hunyuan", Precision::Int8);
+    check_cache("decoder/qwen3", Precision::Int4);
 }

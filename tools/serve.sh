@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Serves a model repository with the built backend until Ctrl-C: tools/serve.sh REPOSITORY [EXAMPLE_MODEL].
-# Prints how to call EXAMPLE_MODEL once the server is ready. The server itself needs no Python.
+# Serves a model repository with the built backend until Ctrl-C: tools/serve.sh REPOSITORY [TRANSLATOR CHAT_MODEL].
+# Prints how to call the two models once the server is ready. The server itself needs no Python.
 set -euo pipefail
 
-repository=${1:?usage: tools/serve.sh REPOSITORY [EXAMPLE_MODEL]}
-example=${2:-}
+repository=${1:?usage: tools/serve.sh REPOSITORY [TRANSLATOR CHAT_MODEL]}
+translator=${2:-}
+chat=${3:-}
 root=$(cd "$(dirname "$0")/.." && pwd)
 http_port=${HTTP_PORT:-8000}
 
@@ -21,11 +22,12 @@ announce() {
     done
     local url=http://localhost:$http_port/v2/models
     printf '\nServing. Stop with Ctrl-C. Models: %s/v2/repository/index (POST)\n' "http://localhost:$http_port"
-    [ -z "$example" ] || cat <<EOF
+    [ -z "$translator" ] || cat <<EOF
 Try, in another terminal:
 
-  curl -s $url/$example/generate -d '{"text_input": "The cat sleeps on the sofa."}'
-  curl -sN $url/$example/generate_stream -d '{"text_input": "The cat sleeps on the sofa.", "stream": true}'
+  curl -s $url/$translator/generate -d '{"text_input": "The cat sleeps on the sofa."}'
+  curl -sN $url/$translator/generate_stream -d '{"text_input": "The cat sleeps on the sofa.", "stream": true}'
+  curl -sN $url/$chat/generate_stream -d '{"text_input": "What is the capital of France?", "stream": true}'
 
 EOF
 }

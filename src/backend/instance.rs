@@ -16,8 +16,9 @@ use crate::{
     engine::{EngineLoad, GenerateRequest, Observer, Prompt},
     error::{Error, Result},
     metrics::InstanceMetrics,
+    prompt::PromptInput,
     protocol::{ClientRequest, Reply, ReplyPlan},
-    text_model::TextModel,
+    text_model::{TextModel, TextSide},
     triton::{HoldsState, Instance, InstanceKind, Request, ResponseStream, Timings, guard, monotonic_ns},
 };
 
@@ -50,13 +51,14 @@ impl InstanceState {
         let sender = Sender::start(&name, model.backend.pacer.clone(), model.drain.clone())?;
         let observer = Arc::new(InstanceMetrics::new(model.metrics.clone()));
         let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer.clone())
+            .and_then(|text_model| model.config.check_option_defaults(&text_model.text).map(|()| text_model))
             .map_err(|error| error.context(&name))?;
         // The engine speaks of its load when it changes; until then its slots are all free.
         let slots = text_model.engine.limits().slots;
         observer.load(EngineLoad { slots, ..EngineLoad::default() });
         log::info!(
             "{name}: {} from {}, {slots} sequences at once, {} threads",
-            text_model.manifest.family,
+            text_model.text.manifest.family,
             model.artifact.display(),
             model.config.options.executor.intra_op_threads
         );
@@ -99,25 +101,30 @@ impl InstanceState {
         let config = &self.model.config;
         let content = request.read(config.max_input_bytes)?;
         let client = ClientRequest::parse(&content, &self.model.interface)?;
-        let TextModel { manifest, tokenizer, .. } = &self.text_model;
-        let mut options = client.options.resolve(&manifest.generation, tokenizer)?;
+        let TextSide { manifest, tokenizer, .. } = &self.text_model.text;
+        let mut defaults = config.option_defaults.clone();
+        if client.inputs.iter().any(|input| matches!(input, PromptInput::Conversation(_))) {
+            defaults = defaults.of_conversations();
+        }
+        let given = client.options.clone().over(defaults);
+        let mut options = given.resolve(&manifest.generation, tokenizer)?;
 
         let samples = options.params.num_return_sequences;
-        let sequences = client.texts.len().saturating_mul(samples);
+        let sequences = client.inputs.len().saturating_mul(samples);
         if sequences > config.max_request_sequences {
             return Err(Error::invalid_argument(format!(
-                "the request asks for {sequences} sequences ({} texts × {samples}), at most {} are allowed; send \
+                "the request asks for {sequences} sequences ({} inputs × {samples}), at most {} are allowed; send \
                  several requests, or raise the configuration key `max_request_sequences`",
-                client.texts.len(),
+                client.inputs.len(),
                 config.max_request_sequences
             )));
         }
         let plan = ReplyPlan::new(&client, &options, &self.model.interface)?;
         options.params.logprobs |= plan.needs_logprobs();
         let prompts = client
-            .texts
+            .inputs
             .iter()
-            .map(|text| self.text_model.prompt(text, &options.decoder_prefix))
+            .map(|input| self.text_model.prompt(input, &options))
             .collect::<Result<_>>()?;
         let timeout: Option<Duration> = config.request_timeout.into_iter().chain(client.timeout).min();
         Ok(Prepared {

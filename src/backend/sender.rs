@@ -29,12 +29,16 @@ struct QueueState {
     mailboxes: VecDeque<Arc<Mailbox>>,
     /// Requests that the engine has not ended.
     open: usize,
+    /// Requests have come since the sender last looked, after a time without any.
+    awoken: bool,
     is_closed: bool,
 }
 
 /// What the sender is to do next.
 enum Turn {
     Deliver(Arc<Mailbox>),
+    /// The first request after a time without any is there.
+    Awoken,
     /// Nothing to send for a while, with requests running.
     Idle,
     /// Nothing to send, and nothing will come.
@@ -43,7 +47,7 @@ enum Turn {
 
 impl ReadyQueue {
     fn new() -> Self {
-        let state = QueueState { mailboxes: VecDeque::new(), open: 0, is_closed: false };
+        let state = QueueState { mailboxes: VecDeque::new(), open: 0, awoken: false, is_closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -59,7 +63,10 @@ impl ReadyQueue {
 
     /// A request was handed to the engine.
     pub(super) fn opened(&self) {
-        self.lock().open += 1;
+        let mut state = self.lock();
+        state.awoken |= state.open == 0;
+        state.open += 1;
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -76,6 +83,9 @@ impl ReadyQueue {
     fn next(&self) -> Turn {
         let mut state = self.lock();
         loop {
+            if std::mem::take(&mut state.awoken) {
+                return Turn::Awoken;
+            }
             if let Some(mailbox) = state.mailboxes.pop_front() {
                 return Turn::Deliver(mailbox);
             }
@@ -135,7 +145,8 @@ fn run(queue: &ReadyQueue, pacer: &Pacer, drain: &DrainWatch) {
     let mut polled = Instant::now();
     loop {
         let turn = queue.next();
-        if polled.elapsed() >= POLL_INTERVAL {
+        // At once when work begins: an unload that comes soon after must have been seen ready before.
+        if matches!(turn, Turn::Awoken) || polled.elapsed() >= POLL_INTERVAL {
             drain.poll();
             polled = Instant::now();
         }
@@ -150,7 +161,7 @@ fn run(queue: &ReadyQueue, pacer: &Pacer, drain: &DrainWatch) {
                     Err(panic) => log::error!("{}", guard::panicked("sending a response", &*panic)),
                 }
             }
-            Turn::Idle => {}
+            Turn::Awoken | Turn::Idle => {}
             Turn::Closed => return,
         }
     }
@@ -169,6 +180,7 @@ mod tests {
         decoding::SamplingParams,
         engine::{EventSink, FinishReason, Finished, SequenceUpdate},
         options::{OutputOptions, RequestOptions, ResolvedOptions},
+        prompt::{PromptInput, PromptOptions},
         protocol::{ClientRequest, ModelInterface, Reply, ReplyPlan, TextLayout, schema},
         triton::fake_host::{self, Event},
     };
@@ -195,7 +207,7 @@ mod tests {
             let interface =
                 ModelInterface { batched: false, decoupled: true, outputs: vec![schema::TEXT_OUTPUT] };
             let request = ClientRequest {
-                texts: vec![String::new(); texts],
+                inputs: vec![PromptInput::Text(String::new()); texts],
                 layout: TextLayout::Flat,
                 options: RequestOptions::default(),
                 outputs: None,
@@ -204,6 +216,7 @@ mod tests {
             let options = ResolvedOptions {
                 params: SamplingParams::default(),
                 decoder_prefix: Vec::new(),
+                prompt: PromptOptions::default(),
                 stream,
                 exclude_input_in_output: true,
                 outputs: OutputOptions::default(),
@@ -220,9 +233,11 @@ mod tests {
 
         /// Sends all that can be sent; each response as its text, `FINAL` after the last, errors as `!code`.
         fn deliver(&self) -> Vec<String> {
-            while let Turn::Deliver(mailbox) = self.queue.next() {
-                if mailbox.deliver() {
-                    self.queue.push(mailbox);
+            loop {
+                match self.queue.next() {
+                    Turn::Deliver(mailbox) if mailbox.deliver() => self.queue.push(mailbox),
+                    Turn::Deliver(_) | Turn::Awoken => {}
+                    Turn::Idle | Turn::Closed => break,
                 }
             }
             fake_host::events().iter().map(shown).collect()

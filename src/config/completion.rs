@@ -13,11 +13,12 @@ use crate::{
 
 /// Reads and checks a configuration that is complete.
 pub fn interface(config: &Value) -> Result<ModelInterface> {
-    for (section, name) in [(INPUT, schema::TEXT_INPUT), (OUTPUT, schema::TEXT_OUTPUT)] {
-        if !tensors(config, section).any(|tensor| tensor_name(tensor) == name) {
+    for (section, names) in [(INPUT, &schema::SOURCES[..]), (OUTPUT, &[schema::TEXT_OUTPUT])] {
+        if !tensors(config, section).any(|tensor| names.contains(&tensor_name(tensor))) {
             return Err(Error::invalid_argument(format!(
-                "config.pbtxt has no {section} `{name}`; declare it, or declare nothing and let the server \
-                 complete the configuration (no --disable-auto-complete-config)"
+                "config.pbtxt has no {section} `{}`; declare it, or declare nothing and let the server \
+                 complete the configuration (no --disable-auto-complete-config)",
+                names.join("` or `")
             )));
         }
     }
@@ -43,10 +44,11 @@ pub fn complete(mut config: Value) -> Result<Value> {
     let fields = config
         .as_object_mut()
         .ok_or_else(|| Error::internal("the server's model configuration is not a JSON object"))?;
-    add_missing(fields.entry(INPUT).or_insert(Value::Null), &input_specs(), |spec, tensor| {
-        tensor["optional"] = json!(spec.name != schema::TEXT_INPUT);
+    // Not even the texts are required: a request may have a conversation in their place.
+    add_missing(fields.entry(INPUT).or_insert(Value::Null), &input_specs(), |tensor| {
+        tensor["optional"] = json!(true);
     });
-    add_missing(fields.entry(OUTPUT).or_insert(Value::Null), schema::OUTPUTS, |_, _| {});
+    add_missing(fields.entry(OUTPUT).or_insert(Value::Null), schema::OUTPUTS, |_| {});
     // The message is absent unless the user wrote it, so `decoupled: false` is told from silence.
     if fields.get(POLICY).is_none_or(Value::is_null) {
         fields.insert(POLICY.into(), json!({"decoupled": true}));
@@ -58,7 +60,7 @@ fn input_specs() -> Vec<TensorSpec> {
     schema::inputs().collect()
 }
 
-fn add_missing(list: &mut Value, specs: &[TensorSpec], finish: impl Fn(&TensorSpec, &mut Value)) {
+fn add_missing(list: &mut Value, specs: &[TensorSpec], finish: impl Fn(&mut Value)) {
     if !list.is_array() {
         *list = json!([]);
     }
@@ -72,7 +74,7 @@ fn add_missing(list: &mut Value, specs: &[TensorSpec], finish: impl Fn(&TensorSp
             "data_type": spec.data_type.config_name(),
             "dims": [spec.arity.dim()],
         });
-        finish(spec, &mut tensor);
+        finish(&mut tensor);
         list.push(tensor);
     }
 }
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(config["input"].as_array().unwrap().len(), input_specs().len());
         assert_eq!(config["output"].as_array().unwrap().len(), schema::OUTPUTS.len());
         let optional = tensors(&config, INPUT).filter(|tensor| tensor["optional"] == json!(true)).count();
-        assert_eq!(optional, input_specs().len() - 1);
+        assert_eq!(optional, input_specs().len());
         let interface = interface(&config).unwrap();
         assert_eq!((interface.batched, interface.decoupled), (false, true));
         assert_eq!(interface.outputs.len(), schema::OUTPUTS.len());
@@ -167,5 +169,11 @@ mod tests {
         }
         let error = interface(&json!({})).unwrap_err();
         assert!(error.message.contains("text_input"), "{error}");
+        let declared = |input| {
+            json!({"input": [{"name": input, "data_type": "TYPE_STRING"}],
+                   "output": [{"name": "text_output", "data_type": "TYPE_STRING"}]})
+        };
+        assert!(interface(&declared("messages")).is_ok());
+        assert!(interface(&declared("stop_words")).is_err());
     }
 }

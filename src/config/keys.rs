@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -13,7 +14,9 @@ use crate::{
     engine::EngineOptions,
     error::{Error, Result},
     model::{ExecutorOptions, locate_runtime},
-    text_model::ModelOptions,
+    options::RequestOptions,
+    prompt::{Languages, PromptTemplate},
+    text_model::{ModelOptions, TextSide},
 };
 
 /// A key whose value is a whole number.
@@ -45,11 +48,18 @@ const MAX_SEQUENCES: Key = model("max_sequences", 1, 4096, Some(32));
 const MAX_SOURCE_TOKENS: Key = model("max_source_tokens", 1, 1 << 20, Some(512));
 /// Longest target in tokens, a forced prefix included. Memory of the self-attention caches grows with it.
 const MAX_TARGET_TOKENS: Key = model("max_target_tokens", 1, 1 << 20, Some(256));
+/// Longest context of a decoder-only model in tokens, prompt and generated text together; the model may allow
+/// less. Memory of the caches grows with it.
+const MAX_CONTEXT_TOKENS: Key = model("max_context_tokens", 2, 1 << 20, Some(4096));
 /// Requests that may wait, per instance; one more is answered UNAVAILABLE at once.
 const MAX_QUEUE_REQUESTS: Key = model("max_queue_requests", 1, 1 << 20, Some(1024));
 /// Source tokens that one run of the encoder may hold. More let waiting requests start sooner; running
 /// streams stand still meanwhile.
 const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(512));
+/// Prompt tokens that one step of a decoder-only model may hold beside streams that wait for their next token, at
+/// most. The engine takes as many as make a step about twice as long as one without; a lower bound here keeps the
+/// streams' pace steadier, and a long prompt waiting longer. While no stream waits, `max_encode_tokens` is the bound.
+const MAX_PREFILL_TOKENS: Key = model("max_prefill_tokens", 1, 1 << 24, Some(256));
 /// Sequences (texts × `num_return_sequences`) that one request may ask for.
 const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, Some(1024));
 /// Bytes of all inputs of one request together.
@@ -76,14 +86,32 @@ const MAX_RESPONSES_PER_SECOND: Key = Key {
 /// Path of ONNX Runtime's shared library; a relative one starts at the model's folder. Default: the file
 /// `libonnxruntime.so`, or the last `libonnxruntime.so.*`, beside the plugin.
 const RUNTIME_LIBRARY: &str = "runtime_library";
+/// Jinja template around plain texts, with the variables `text`, `src_lang` and `tgt_lang`. A language has `.code`,
+/// `.name` (English), `.chinese` and `.native`, and is undefined when the request does not give it; a variable that
+/// is used and undefined is an error. A chat model takes the result for the user's turn.
+const PROMPT_TEMPLATE: &str = "prompt_template";
+/// Languages that `prompt_template` can name: codes separated by commas, and others as `code=English name=Chinese
+/// name`. Default: all that [`Languages`] knows.
+const LANGUAGES: &str = "languages";
+/// JSON object of request options: defaults of this model, below what a request says and above what the
+/// checkpoint's generation configuration does.
+const SAMPLING_PARAMETERS: &str = "sampling_parameters";
+/// Whether a prompt of a decoder-only model starts from the cache of an earlier sequence that begins alike.
+/// Default: true.
+const PREFIX_REUSE: &str = "prefix_reuse";
 
-const NUMBERS: [&Key; 11] = [
+/// Keys whose value is no number.
+const TEXTS: [&str; 5] = [RUNTIME_LIBRARY, PROMPT_TEMPLATE, LANGUAGES, SAMPLING_PARAMETERS, PREFIX_REUSE];
+
+const NUMBERS: [&Key; 13] = [
     &INTRA_OP_THREADS,
     &MAX_SEQUENCES,
     &MAX_SOURCE_TOKENS,
     &MAX_TARGET_TOKENS,
+    &MAX_CONTEXT_TOKENS,
     &MAX_QUEUE_REQUESTS,
     &MAX_ENCODE_TOKENS,
+    &MAX_PREFILL_TOKENS,
     &MAX_REQUEST_SEQUENCES,
     &MAX_INPUT_BYTES,
     &REQUEST_TIMEOUT_MS,
@@ -112,7 +140,7 @@ impl BackendConfig {
             }
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             check_name(key)
-                .and_then(|()| check_number(key, &value))
+                .and_then(|()| check_value(key, &value))
                 .map_err(|error| error.context(format_args!("--backend-config=textgen,{key}={value}")))?;
             settings.insert(key.clone(), value);
         }
@@ -136,6 +164,8 @@ pub struct ModelConfig {
     pub max_input_bytes: usize,
     /// Time for a whole request; none is no limit.
     pub request_timeout: Option<Duration>,
+    /// See [`SAMPLING_PARAMETERS`].
+    pub option_defaults: RequestOptions,
 }
 
 impl ModelConfig {
@@ -159,13 +189,22 @@ impl ModelConfig {
             let value = value.get("string_value").and_then(Value::as_str).ok_or_else(|| {
                 Error::invalid_argument(format!("{context}: expected {{ string_value: \"…\" }}"))
             })?;
-            check_number(key, value).map_err(|error| error.context(&context))?;
+            check_value(key, value).map_err(|error| error.context(&context))?;
             own.insert(key.clone(), value.to_owned());
         }
 
         let settings = Settings { model: &own, process: &backend.settings };
         let count = |key| Ok::<_, Error>(settings.number(key)? as usize);
         let duration = |key| Ok::<_, Error>(Duration::from_millis(settings.number(key)?));
+        let prompt_template = settings.prompt_template()?;
+        if own.contains_key(LANGUAGES)
+            && !prompt_template.as_ref().is_some_and(PromptTemplate::uses_languages)
+        {
+            return Err(Error::invalid_argument(format!(
+                "config.pbtxt, parameters[{LANGUAGES}]: no prompt names a language; set `{PROMPT_TEMPLATE}` to a \
+                 template that uses src_lang or tgt_lang, or leave it out"
+            )));
+        }
         let runtime_library = match settings.text(RUNTIME_LIBRARY) {
             Some(path) => model_folder.join(path),
             None => runtime_beside(plugin)?,
@@ -178,17 +217,35 @@ impl ModelConfig {
                     max_sequences: count(&MAX_SEQUENCES)?,
                     max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
                     max_target_tokens: count(&MAX_TARGET_TOKENS)?,
+                    max_context_tokens: count(&MAX_CONTEXT_TOKENS)?,
                 },
                 engine: EngineOptions {
                     max_queue_requests: count(&MAX_QUEUE_REQUESTS)?,
                     max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
+                    max_prefill_tokens: count(&MAX_PREFILL_TOKENS)?,
+                    prefix_reuse: settings.text(PREFIX_REUSE).map_or(Ok(true), truth)?,
                     drain_timeout: duration(&DRAIN_TIMEOUT_MS)?,
                 },
+                prompt_template: prompt_template.map(Arc::new),
             },
             max_request_sequences: count(&MAX_REQUEST_SEQUENCES)?,
             max_input_bytes: count(&MAX_INPUT_BYTES)?,
             request_timeout: Some(duration(&REQUEST_TIMEOUT_MS)?).filter(|timeout| !timeout.is_zero()),
+            option_defaults: settings
+                .text(SAMPLING_PARAMETERS)
+                .map_or(Ok(RequestOptions::default()), options)?,
         })
+    }
+
+    /// Refuses option defaults that a request of this model could not have.
+    pub fn check_option_defaults(&self, model: &TextSide) -> Result<()> {
+        if self.option_defaults == RequestOptions::default() {
+            return Ok(());
+        }
+        self.option_defaults
+            .resolve(&model.manifest.generation, &model.tokenizer)
+            .and_then(|resolved| model.prompts.check(&resolved.prompt))
+            .map_err(|error| error.context(format_args!("configuration key `{SAMPLING_PARAMETERS}`")))
     }
 }
 
@@ -201,6 +258,11 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn text(&self, name: &str) -> Option<&str> {
         self.model.get(name).or_else(|| self.process.get(name)).map(String::as_str)
+    }
+
+    fn prompt_template(&self) -> Result<Option<PromptTemplate>> {
+        let languages = self.text(LANGUAGES).map_or(Ok(Languages::default()), Languages::parse)?;
+        self.text(PROMPT_TEMPLATE).map(|source| PromptTemplate::compile(source, languages)).transpose()
     }
 
     fn number(&self, key: &Key) -> Result<u64> {
@@ -223,7 +285,7 @@ impl Key {
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let mut known = NUMBERS.iter().map(|key| key.name).chain([RUNTIME_LIBRARY]);
+    let mut known = NUMBERS.iter().map(|key| key.name).chain(TEXTS);
     if known.clone().any(|key| key == name) {
         return Ok(());
     }
@@ -232,11 +294,24 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid_argument(format!("unknown key; known are {}", list.join(", "))))
 }
 
-fn check_number(name: &str, value: &str) -> Result<()> {
-    match NUMBERS.iter().find(|key| key.name == name) {
-        Some(key) => key.parse(value).map(drop),
-        None => Ok(()),
+fn check_value(name: &str, value: &str) -> Result<()> {
+    match name {
+        PROMPT_TEMPLATE => PromptTemplate::compile(value, Languages::default()).map(drop),
+        LANGUAGES => Languages::parse(value).map(drop),
+        SAMPLING_PARAMETERS => options(value).map(drop),
+        PREFIX_REUSE => truth(value).map(drop),
+        _ => NUMBERS.iter().find(|key| key.name == name).map_or(Ok(()), |key| key.parse(value).map(drop)),
     }
+}
+
+fn options(json: &str) -> Result<RequestOptions> {
+    let mut options = RequestOptions::default();
+    options.set_json(json)?;
+    Ok(options)
+}
+
+fn truth(text: &str) -> Result<bool> {
+    text.trim().parse().map_err(|_| Error::invalid_argument(format!("got {text:?}, expected true or false")))
 }
 
 /// Processors that this process may use: its affinity and its control group's quota, both.
@@ -302,6 +377,47 @@ mod tests {
         assert!(parse(&[], json!({"nonsense": "0"})).is_err());
         assert!(parse(&[], json!({"max-sequences": "4"})).is_err());
         assert!(parse(&[], json!({"min-compute-capability": "6.0"})).is_ok());
+    }
+
+    #[test]
+    fn keys_that_are_no_numbers_are_checked_too() {
+        let template = ("prompt_template", "{{ tgt_lang.name }}: {{ text }}");
+        let config = parse(
+            &[
+                template,
+                ("languages", "en, de"),
+                ("sampling_parameters", r#"{"top_k": 20}"#),
+                ("prefix_reuse", "false"),
+            ],
+            json!({}),
+        )
+        .unwrap();
+        assert!(config.options.prompt_template.is_some() && !config.options.engine.prefix_reuse);
+        let mut options = RequestOptions::default();
+        options.set("top_k", crate::options::OptionValue::Int(20)).unwrap();
+        assert_eq!(config.option_defaults, options);
+        let nothing = parse(&[], json!({})).unwrap();
+        assert!(nothing.options.prompt_template.is_none() && nothing.options.engine.prefix_reuse);
+        assert_eq!(nothing.option_defaults, RequestOptions::default());
+
+        for (keys, part) in [
+            (&[("prompt_template", "a\n{{ text }")][..], "line 2"),
+            (&[("prompt_template", "a")], "{{ text }}"),
+            (&[template, ("languages", "en, klingon")], "klingon"),
+            (&[("languages", "en, de")], "prompt_template"),
+            (&[("prompt_template", "{{ text }}"), ("languages", "en, de")], "tgt_lang"),
+            (&[("sampling_parameters", r#"{"top_p": 2}"#)], "top_p"),
+            (&[("sampling_parameters", r#"{"temprature": 1}"#)], "temperature"),
+            (&[("sampling_parameters", "0.7")], "JSON object"),
+            (&[("prefix_reuse", "yes")], "true or false"),
+        ] {
+            let (key, _) = keys.last().unwrap();
+            let error = parse(keys, json!({})).unwrap_err();
+            assert!(error.message.contains(&format!("parameters[{key}]")), "{error}");
+            assert!(error.message.contains(part), "{part} is not in: {error}");
+        }
+        let error = parse(&[], json!({"sampling_parameters": "{"})).unwrap_err();
+        assert!(error.message.contains("--backend-config=textgen,sampling_parameters"), "{error}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(super) struct TargetHistory {
 }
 
 impl TargetHistory {
-    pub fn new(params: &SamplingParams, start_token: u32, prefix: &[u32]) -> Self {
+    pub fn new(params: &SamplingParams, context: &[u32]) -> Self {
         let mut history = Self {
             seen: Vec::new(),
             tokens: Vec::new(),
@@ -77,8 +77,7 @@ impl TargetHistory {
                 || params.frequency_penalty != 0.0,
             keeps_tokens: params.bad_words.iter().any(|word| word.len() > 1),
         };
-        history.record(start_token, 0);
-        for &token in prefix {
+        for &token in context {
             history.record(token, 0);
         }
         history
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     fn processed(params: &SamplingParams, generated: &[u32], logits: &[f32]) -> Vec<f32> {
-        let mut history = TargetHistory::new(params, 0, &[1]);
+        let mut history = TargetHistory::new(params, &[0, 1]);
         for &token in generated {
             history.push(token);
         }

@@ -45,10 +45,10 @@ pub struct TokenSampler {
 }
 
 impl TokenSampler {
-    /// A sampler at the start of a target that holds `start_token` and the forced `prefix`. `seed` is the
-    /// sequence's own: that of the request plus the index of the sequence.
-    pub fn new(params: Arc<SamplingParams>, seed: u64, start_token: u32, prefix: &[u32]) -> Self {
-        let history = TargetHistory::new(&params, start_token, prefix);
+    /// A sampler that continues `context`: start token and forced prefix, or the prompt of a decoder-only model.
+    /// `seed` is the sequence's own: that of the request plus the index of the sequence.
+    pub fn new(params: Arc<SamplingParams>, seed: u64, context: &[u32]) -> Self {
+        let history = TargetHistory::new(&params, context);
         Self { params, rng: ChaCha8Rng::seed_from_u64(seed), history }
     }
 

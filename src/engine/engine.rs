@@ -25,13 +25,25 @@ pub struct EngineOptions {
     /// Source tokens that one run of the encoder may hold, so that running streams keep their pace. A single
     /// longer source still runs, alone.
     pub max_encode_tokens: usize,
+    /// Prompt tokens that a step of a decoder-only model may hold beside streams that wait for their next token, at
+    /// most: it holds as many as make the step about twice as long. When no stream waits,
+    /// [`EngineOptions::max_encode_tokens`] is the bound.
+    pub max_prefill_tokens: usize,
+    /// Whether prompts that begin alike share what has been computed for their beginning; decoder-only models.
+    pub prefix_reuse: bool,
     /// Time that running requests get to finish when the engine is dropped; then they are cancelled.
     pub drain_timeout: Duration,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_queue_requests: 1024, max_encode_tokens: 512, drain_timeout: Duration::from_secs(20) }
+        Self {
+            max_queue_requests: 1024,
+            max_encode_tokens: 512,
+            max_prefill_tokens: 256,
+            prefix_reuse: true,
+            drain_timeout: Duration::from_secs(20),
+        }
     }
 }
 
@@ -119,24 +131,35 @@ impl Engine {
             ));
         }
         for (index, prompt) in request.prompts.iter().enumerate() {
-            let limits = &self.limits;
-            let (source, target) = (prompt.source.len(), prompt.decoder_prefix.len() + 1);
+            let (source, prefix) = (prompt.source.len(), prompt.decoder_prefix.len());
+            let max_target_tokens = self.limits.max_target_tokens;
             if source == 0 {
                 return Err(Error::invalid_argument(format!("text {index}: no tokens; give it some text")));
             }
-            if source > limits.max_source_tokens {
+            let Some(encoder) = self.limits.encoder else {
+                if source + prefix >= max_target_tokens {
+                    return Err(Error::invalid_argument(format!(
+                        "text {index}: its prompt has {} tokens, the context holds {max_target_tokens}, at least one \
+                         generated token among them; shorten the text, or raise max_context_tokens if the model \
+                         allows more",
+                        source + prefix
+                    )));
+                }
+                continue;
+            };
+            if source > encoder.max_source_tokens {
                 return Err(Error::invalid_argument(format!(
                     "text {index}: {source} tokens, at most {} are served; shorten or split the text, or raise \
                      max_source_tokens",
-                    limits.max_source_tokens
+                    encoder.max_source_tokens
                 )));
             }
-            if target > limits.max_target_tokens {
+            if prefix + 1 > max_target_tokens {
                 return Err(Error::invalid_argument(format!(
                     "text {index}: a forced prefix of {} tokens, at most {} fit; shorten decoder_text_input, or \
                      raise max_target_tokens",
-                    target - 1,
-                    limits.max_target_tokens - 1
+                    prefix,
+                    max_target_tokens - 1
                 )));
             }
         }

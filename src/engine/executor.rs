@@ -9,10 +9,14 @@ use crate::error::Result;
 pub trait Executor: Send {
     /// Sizes that the engine must keep to.
     fn limits(&self) -> ExecutorLimits;
-    /// Encodes the sources of `batch` and writes each row's cross-attention slot.
+    /// Encodes the sources of `batch` and writes each row's cross-attention slot. Never called without an
+    /// encoder.
     fn encode(&mut self, batch: &EncodeBatch) -> Result<()>;
     /// Feeds the tokens of `batch` and leaves one row of logits for each of `batch.logit_rows`.
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()>;
+    /// Makes the first `tokens` of slot `to` those of slot `from`. Never called with an encoder: there a target's
+    /// cache belongs to its source.
+    fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()>;
     /// Logits `[vocab_size]` of `batch.logit_rows[row]` of the last successful [`Executor::decode`]; the
     /// caller may overwrite them. Valid until the next call.
     fn logits_mut(&mut self, row: usize) -> &mut [f32];
@@ -23,14 +27,21 @@ pub trait Executor: Send {
 pub struct ExecutorLimits {
     /// Sequences that can be decoded at once; slots are `0 .. slots`.
     pub slots: usize,
+    /// Tokens a slot holds: what the target starts from, and what is generated but for the last token.
+    pub max_target_tokens: usize,
+    /// Width of the logits.
+    pub vocab_size: usize,
+    /// None for a decoder-only model, whose targets start from the prompt itself.
+    pub encoder: Option<EncoderLimits>,
+}
+
+/// Sizes of an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderLimits {
     /// Sources that can be held at once; cross slots are `0 .. cross_slots`.
     pub cross_slots: usize,
     /// Longest source.
     pub max_source_tokens: usize,
-    /// Tokens a slot holds: the start token, a forced prefix, and what is generated but for the last token.
-    pub max_target_tokens: usize,
-    /// Width of the logits.
-    pub vocab_size: usize,
     /// The token that starts every target.
     pub decoder_start_token_id: u32,
 }
@@ -68,6 +79,11 @@ impl EncodeBatch {
         self.cross_slots.push(cross_slot as i32);
     }
 
+    /// Tokens of source `row`.
+    pub fn row(&self, row: usize) -> &[u32] {
+        &self.tokens[self.row_offsets[row] as usize..self.row_offsets[row + 1] as usize]
+    }
+
     /// Number of sources.
     pub fn rows(&self) -> usize {
         self.cross_slots.len()
@@ -77,7 +93,8 @@ impl EncodeBatch {
 /// Sequences to advance, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
 #[derive(Debug)]
 pub struct DecodeBatch {
-    /// Tokens of all rows, one after the other: one for a running sequence, several for a forced prefix.
+    /// Tokens of all rows, one after the other: one for a running sequence, several for a prompt or a forced
+    /// prefix, or a part of it.
     pub tokens: Vec<u32>,
     /// `[rows + 1]`, from 0.
     pub row_offsets: Vec<i32>,
@@ -85,11 +102,12 @@ pub struct DecodeBatch {
     pub slots: Vec<i32>,
     /// Tokens that each row's slot already holds, `[rows]`.
     pub positions: Vec<i32>,
-    /// Cross slot of each row, `[rows]`; samples of one request share theirs.
+    /// Cross slot of each row, `[rows]`; samples of one request share theirs. Empty without an encoder.
     pub cross_slots: Vec<i32>,
-    /// Source tokens in that cross slot, `[rows]`.
+    /// Source tokens in that cross slot, likewise.
     pub cross_lengths: Vec<i32>,
-    /// Indices into `tokens` whose logits are wanted: the last token of each row.
+    /// Indices into `tokens` whose logits are wanted, in rising order; none for a row that feeds but a part of
+    /// its prompt.
     pub logit_rows: Vec<i64>,
 }
 
@@ -120,15 +138,28 @@ impl DecodeBatch {
         self.logit_rows.clear();
     }
 
-    /// Adds a sequence that feeds `tokens` (at least one) and wants the logits after the last of them.
-    pub fn push(&mut self, tokens: &[u32], slot: usize, position: usize, cross: CrossView) {
+    /// Adds a sequence that feeds `tokens`, at least one. Its logits are another matter: see
+    /// [`DecodeBatch::want_logits`].
+    pub fn push(&mut self, tokens: &[u32], slot: usize, position: usize, cross: Option<CrossView>) {
         self.tokens.extend_from_slice(tokens);
         self.row_offsets.push(self.tokens.len() as i32);
         self.slots.push(slot as i32);
         self.positions.push(position as i32);
-        self.cross_slots.push(cross.slot as i32);
-        self.cross_lengths.push(cross.tokens as i32);
+        if let Some(cross) = cross {
+            self.cross_slots.push(cross.slot as i32);
+            self.cross_lengths.push(cross.tokens as i32);
+        }
+    }
+
+    /// Asks for the logits after the last token that was added; returns their row.
+    pub fn want_logits(&mut self) -> usize {
         self.logit_rows.push(self.tokens.len() as i64 - 1);
+        self.logit_rows.len() - 1
+    }
+
+    /// Tokens that sequence `row` feeds.
+    pub fn row(&self, row: usize) -> &[u32] {
+        &self.tokens[self.row_offsets[row] as usize..self.row_offsets[row + 1] as usize]
     }
 
     /// Number of sequences.

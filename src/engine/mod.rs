@@ -9,17 +9,20 @@ mod engine;
 mod event;
 mod executor;
 mod observer;
+mod pace;
+mod prefix;
 mod request;
 mod scoring;
 mod sequence;
 mod slots;
+mod step_plan;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 pub use engine::{Engine, EngineOptions};
 pub use event::{EventSink, FinishReason, Finished, SequenceUpdate};
-pub use executor::{CrossView, DecodeBatch, EncodeBatch, Executor, ExecutorLimits};
+pub use executor::{CrossView, DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits};
 pub use observer::{EngineLoad, NoObserver, Observer, Outcome, Phase, StepStats};
 pub use request::{GenerateRequest, Prompt, TextDecoder, TextDecoderFactory};
 pub use scoring::score;

@@ -12,8 +12,10 @@ pub trait Observer: Send + Sync {
     fn first_token(&self, since_arrival: Duration);
     /// Time between two tokens of one sequence.
     fn inter_token(&self, gap: Duration);
-    /// Source tokens that have been encoded.
+    /// Source or prompt tokens of a text that has been taken up.
     fn prompt_tokens(&self, count: usize);
+    /// Of `prompt` tokens of a new sequence, `reused` were in a cache already.
+    fn prefix_reuse(&self, prompt: usize, reused: usize);
     /// Tokens that have been generated.
     fn generated_tokens(&self, count: usize);
     /// A step of the model has run.
@@ -97,6 +99,7 @@ impl Observer for NoObserver {
     fn first_token(&self, _: Duration) {}
     fn inter_token(&self, _: Duration) {}
     fn prompt_tokens(&self, _: usize) {}
+    fn prefix_reuse(&self, _: usize, _: usize) {}
     fn generated_tokens(&self, _: usize) {}
     fn step(&self, _: StepStats) {}
     fn load(&self, _: EngineLoad) {}

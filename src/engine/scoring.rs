@@ -13,32 +13,42 @@ pub fn score(executor: &mut dyn Executor, source: &[u32], target: &[u32]) -> Res
     if source.is_empty() || target.is_empty() {
         return Err(Error::invalid_argument("scoring needs at least one source and one target token"));
     }
-    if source.len() > limits.max_source_tokens || target.len() > limits.max_target_tokens {
-        return Err(Error::invalid_argument(format!(
-            "{} source and {} target tokens, at most {} and {} are served",
-            source.len(),
-            target.len(),
-            limits.max_source_tokens,
-            limits.max_target_tokens
-        )));
+    let too_long = |got: usize, what: &str, limit: usize| {
+        Error::invalid_argument(format!("{got} {what} tokens, at most {limit} are served"))
+    };
+    let mut cross = None;
+    let mut fed = Vec::new();
+    match limits.encoder {
+        Some(encoder) => {
+            if source.len() > encoder.max_source_tokens {
+                return Err(too_long(source.len(), "source", encoder.max_source_tokens));
+            }
+            let mut encode = EncodeBatch::default();
+            encode.push(source, 0);
+            executor.encode(&encode)?;
+            cross = Some(CrossView { slot: 0, tokens: source.len() });
+            fed.push(encoder.decoder_start_token_id);
+        }
+        None => fed.extend_from_slice(source),
     }
-    let mut encode = EncodeBatch::default();
-    encode.push(source, 0);
-    executor.encode(&encode)?;
-    let cross = CrossView { slot: 0, tokens: source.len() };
+    // The logits after this token are those of the first target token.
+    let last_given = fed.len() - 1;
+    fed.extend_from_slice(&target[..target.len() - 1]);
+    if fed.len() > limits.max_target_tokens {
+        return Err(too_long(fed.len(), "target", limits.max_target_tokens));
+    }
     let mut scores = Vec::with_capacity(target.len());
     let mut batch = DecodeBatch::default();
     let mut position = 0;
-    let mut fed = vec![limits.decoder_start_token_id];
-    fed.extend_from_slice(&target[..target.len() - 1]);
     // The logits of a whole target would not fit for a large vocabulary.
     for chunk in fed.chunks(CHUNK_TOKENS) {
         batch.clear();
         batch.push(chunk, 0, position, cross);
-        batch.logit_rows = (0..chunk.len() as i64).collect();
+        let first = last_given.saturating_sub(position).min(chunk.len());
+        batch.logit_rows = (first as i64..chunk.len() as i64).collect();
         executor.decode(&batch)?;
-        for index in 0..chunk.len() {
-            scores.push(log_probability(executor.logits_mut(index), target[position + index])?);
+        for row in 0..batch.logit_rows.len() {
+            scores.push(log_probability(executor.logits_mut(row), target[scores.len()])?);
         }
         position += chunk.len();
     }

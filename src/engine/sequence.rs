@@ -13,12 +13,16 @@ pub struct Sequence {
     pub index: usize,
     /// Its slot.
     pub slot: usize,
-    /// The encoded source it reads.
-    pub cross: CrossView,
+    /// The encoded source it reads; none in a decoder-only model.
+    pub cross: Option<CrossView>,
+    /// Tokens of its source or prompt.
+    pub input_tokens: usize,
     /// Tokens that the slot holds.
     pub position: usize,
-    /// Tokens to feed in the next step: at first the start token and the forced prefix, then the last token.
-    pub next: Vec<u32>,
+    /// Tokens to feed: at first what the target starts from, then the last token.
+    next: Vec<u32>,
+    /// Number of `next` that have been fed.
+    fed: usize,
     /// Chooses its tokens.
     pub sampler: TokenSampler,
     /// When its last token came, for the time between tokens.
@@ -42,9 +46,13 @@ pub struct SequenceStart {
     /// See [`Sequence`].
     pub slot: usize,
     /// See [`Sequence`].
-    pub cross: CrossView,
-    /// Start token and forced prefix.
+    pub cross: Option<CrossView>,
+    /// See [`Sequence`].
+    pub input_tokens: usize,
+    /// What the target starts from.
     pub first_tokens: Vec<u32>,
+    /// Number of those that the slot holds already; fewer than all.
+    pub reused: usize,
     /// New tokens at most; at least 1.
     pub max_new_tokens: usize,
 }
@@ -61,8 +69,10 @@ impl Sequence {
             index: start.index,
             slot: start.slot,
             cross: start.cross,
-            position: 0,
+            input_tokens: start.input_tokens,
+            position: start.reused,
             next: start.first_tokens,
+            fed: start.reused,
             sampler,
             last_token: None,
             generated: 0,
@@ -74,16 +84,27 @@ impl Sequence {
         }
     }
 
-    /// The step that fed `self.next` has succeeded and `choice` follows: appends the text that became final
-    /// to `text` and says whether the sequence ends here.
+    /// Tokens that have yet to be fed, at least one.
+    pub fn pending(&self) -> &[u32] {
+        &self.next[self.fed..]
+    }
+
+    /// A step that fed the first `tokens` of the pending ones has succeeded.
+    pub fn feed(&mut self, tokens: usize) {
+        self.position += tokens;
+        self.fed += tokens;
+    }
+
+    /// All tokens have been fed and `choice` follows: appends the text that became final to `text` and says
+    /// whether the sequence ends here.
     pub fn advance(
         &mut self,
         choice: Choice,
         params: &SamplingParams,
         text: &mut String,
     ) -> Option<FinishReason> {
-        self.position += self.next.len();
         self.next.clear();
+        self.fed = 0;
         self.next.push(choice.token);
         self.generated += 1;
         self.cumulative_logprob += f64::from(choice.logprob);

@@ -1,38 +1,27 @@
-//! Numbered places: which are free, which are taken.
+//! Numbered places for encoded sources: which are free, which are taken.
 
 /// Slots `0 .. capacity`, handed out lowest first so that little memory is touched when few are in use.
 #[derive(Debug)]
-pub struct SlotPool {
+struct SlotPool {
     /// A heap would be quicker for thousands of slots; there are tens.
     taken: Vec<bool>,
-    free: usize,
 }
 
 impl SlotPool {
-    pub fn new(capacity: usize) -> Self {
-        Self { taken: vec![false; capacity], free: capacity }
+    fn new(capacity: usize) -> Self {
+        Self { taken: vec![false; capacity] }
     }
 
-    pub fn capacity(&self) -> usize {
-        self.taken.len()
-    }
-
-    pub fn free(&self) -> usize {
-        self.free
-    }
-
-    pub fn take(&mut self) -> Option<usize> {
+    fn take(&mut self) -> Option<usize> {
         let slot = self.taken.iter().position(|taken| !taken)?;
         self.taken[slot] = true;
-        self.free -= 1;
         Some(slot)
     }
 
     /// Gives back what [`SlotPool::take`] gave.
-    pub fn give(&mut self, slot: usize) {
+    fn give(&mut self, slot: usize) {
         debug_assert!(self.taken[slot], "slot {slot} was not taken");
         self.taken[slot] = false;
-        self.free += 1;
     }
 }
 
@@ -73,7 +62,7 @@ mod tests {
         let mut pool = SlotPool::new(3);
         assert_eq!([pool.take(), pool.take(), pool.take(), pool.take()], [Some(0), Some(1), Some(2), None]);
         pool.give(1);
-        assert_eq!((pool.free(), pool.take(), pool.free()), (1, Some(1), 0));
+        assert_eq!([pool.take(), pool.take()], [Some(1), None]);
     }
 
     #[test]

@@ -19,8 +19,11 @@ use super::{
     CrossView, DecodeBatch, EncodeBatch, EngineLoad, EngineOptions, EventSink, Executor, ExecutorLimits,
     Finished, GenerateRequest, Observer, Outcome, Phase, Prompt, SequenceUpdate, StepStats,
     TextDecoderFactory,
+    pace::PrefillPace,
+    prefix::{PrefixSlots, Taken},
     sequence::{Sequence, SequenceStart},
-    slots::{SharedSlotPool, SlotPool},
+    slots::SharedSlotPool,
+    step_plan::{PlannedRow, PrefillBudget, plan_step},
 };
 use crate::{
     decoding::{SamplerScratch, SamplingParams, StopMatcher, TokenSampler},
@@ -78,7 +81,7 @@ impl ActiveRequest {
     }
 }
 
-/// A prompt whose source is not encoded yet.
+/// A prompt whose source is not encoded yet, or, in a decoder-only model, that no slot was free for.
 struct WaitingPrompt {
     request: usize,
     /// Index within the request.
@@ -88,13 +91,17 @@ struct WaitingPrompt {
     samples: usize,
 }
 
-/// An encoded prompt with samples that wait for a slot.
-struct EncodedPrompt {
+/// A prompt with samples that wait for a slot; its source is encoded.
+struct ReadyPrompt {
     request: usize,
     /// Index in the request of the next sample to start.
     next_index: usize,
     samples_left: usize,
-    cross: CrossView,
+    /// None in a decoder-only model.
+    cross: Option<CrossView>,
+    /// Tokens of the source or prompt.
+    input_tokens: usize,
+    /// What each target starts from.
     first_tokens: Vec<u32>,
     max_new_tokens: usize,
 }
@@ -111,17 +118,19 @@ pub struct Worker {
     waiting_requests: Arc<AtomicUsize>,
     requests: Slab<ActiveRequest>,
     waiting: VecDeque<WaitingPrompt>,
-    /// Sequences of `waiting` and `encoded`.
+    /// Sequences of `waiting` and `ready`.
     waiting_sequences: usize,
-    encoded: VecDeque<EncodedPrompt>,
+    ready: VecDeque<ReadyPrompt>,
     running: Vec<Sequence>,
-    slots: SlotPool,
+    slots: PrefixSlots,
     cross_slots: SharedSlotPool,
     /// When all requests are asked next whether they have been given up.
     next_check: Instant,
     /// When set, nothing new comes, and what is left at this time is failed.
     drain_until: Option<Instant>,
     encode_batch: EncodeBatch,
+    plan: Vec<PlannedRow>,
+    pace: PrefillPace,
     decode_batch: DecodeBatch,
     scratch: SamplerScratch,
     text_piece: String,
@@ -141,6 +150,10 @@ impl Worker {
         options: EngineOptions,
     ) -> Self {
         let limits = executor.limits();
+        // With an encoder, what a slot holds depends on the source as well.
+        let reuse = options.prefix_reuse && limits.encoder.is_none();
+        let cross_slots = limits.encoder.map_or(0, |encoder| encoder.cross_slots);
+        let pace = PrefillPace::new(options.max_prefill_tokens);
         Self {
             executor,
             limits,
@@ -152,13 +165,15 @@ impl Worker {
             requests: Slab::new(),
             waiting: VecDeque::new(),
             waiting_sequences: 0,
-            encoded: VecDeque::new(),
+            ready: VecDeque::new(),
             running: Vec::with_capacity(limits.slots),
-            slots: SlotPool::new(limits.slots),
-            cross_slots: SharedSlotPool::new(limits.cross_slots),
+            slots: PrefixSlots::new(limits.slots, reuse),
+            cross_slots: SharedSlotPool::new(cross_slots),
             next_check: Instant::now(),
             drain_until: None,
             encode_batch: EncodeBatch::default(),
+            plan: Vec::new(),
+            pace,
             decode_batch: DecodeBatch::default(),
             scratch: SamplerScratch::default(),
             text_piece: String::new(),
@@ -258,10 +273,23 @@ impl Worker {
         self.end_requests(ended);
     }
 
-    /// Starts samples of encoded prompts, then encodes as many waiting prompts as fit, and starts theirs.
+    /// Starts samples of prompts that are ready, then makes as many waiting prompts ready as fit, and starts
+    /// theirs.
     fn admit(&mut self) {
         self.start_samples();
-        if !self.encoded.is_empty() {
+        if self.limits.encoder.is_none() {
+            // A prompt that waits for its twin does not hold up the others.
+            while self.ready.len() < self.slots.capacity()
+                && self.slots.free() > 0
+                && let Some(waiting) = self.waiting.pop_front()
+            {
+                self.observer.prompt_tokens(waiting.prompt.source.len());
+                self.commit_ready(waiting, None);
+                self.start_samples();
+            }
+            return;
+        }
+        if !self.ready.is_empty() {
             return;
         }
         let mut planned = self.plan_encode();
@@ -310,12 +338,12 @@ impl Worker {
                 });
                 self.observer.prompt_tokens(self.encode_batch.tokens.len());
                 for (waiting, cross_slot) in planned.drain(..) {
-                    self.commit_encoded(waiting, cross_slot);
+                    self.commit_ready(waiting, Some(cross_slot));
                 }
             }
             Err(error) if planned.len() == 1 => {
                 if let Some((waiting, cross_slot)) = planned.pop() {
-                    self.drop_planned(&waiting, cross_slot);
+                    self.drop_planned(&waiting, Some(cross_slot));
                     self.end_requests(vec![(waiting.request, Outcome::Failed, error)]);
                 }
             }
@@ -328,12 +356,14 @@ impl Worker {
     }
 
     /// Frees what a planned prompt holds that will not be decoded.
-    fn drop_planned(&mut self, waiting: &WaitingPrompt, cross_slot: usize) {
-        self.cross_slots.release(cross_slot, waiting.samples);
+    fn drop_planned(&mut self, waiting: &WaitingPrompt, cross_slot: Option<usize>) {
+        if let Some(cross_slot) = cross_slot {
+            self.cross_slots.release(cross_slot, waiting.samples);
+        }
         self.waiting_sequences -= waiting.samples;
     }
 
-    fn commit_encoded(&mut self, waiting: WaitingPrompt, cross_slot: usize) {
+    fn commit_ready(&mut self, waiting: WaitingPrompt, cross_slot: Option<usize>) {
         let Some(request) = self.requests.get_mut(waiting.request) else {
             // The request failed through another prompt of the same batch.
             self.drop_planned(&waiting, cross_slot);
@@ -345,38 +375,65 @@ impl Worker {
             self.observer.request_started(request.arrival.elapsed());
         }
         let WaitingPrompt { request: key, index, prompt, samples } = waiting;
-        let room = self.limits.max_target_tokens - prompt.decoder_prefix.len();
+        let input_tokens = prompt.source.len();
+        let mut first_tokens = match self.limits.encoder {
+            Some(encoder) => vec![encoder.decoder_start_token_id],
+            None => prompt.source,
+        };
+        // The start token is no text: it does not count against the length of a target.
+        let given = if cross_slot.is_some() { 0 } else { first_tokens.len() } + prompt.decoder_prefix.len();
+        first_tokens.extend(prompt.decoder_prefix);
+        let room = self.limits.max_target_tokens - given;
         let max_new_tokens =
             request.params.max_new_tokens.min(prompt.max_new_tokens.unwrap_or(usize::MAX)).min(room);
-        let mut first_tokens = prompt.decoder_prefix;
-        first_tokens.insert(0, self.limits.decoder_start_token_id);
-        self.encoded.push_back(EncodedPrompt {
+        self.ready.push_back(ReadyPrompt {
             request: key,
             next_index: index * samples,
             samples_left: samples,
-            cross: CrossView { slot: cross_slot, tokens: prompt.source.len() },
+            cross: cross_slot.map(|slot| CrossView { slot, tokens: input_tokens }),
+            input_tokens,
             first_tokens,
             max_new_tokens: max_new_tokens.max(1),
         });
     }
 
-    /// Gives free slots to samples of encoded prompts.
+    /// Gives free slots to samples of prompts that are ready.
     fn start_samples(&mut self) {
-        while let Some(prompt) = self.encoded.front_mut() {
+        let mut place = 0;
+        while let Some(prompt) = self.ready.get_mut(place) {
             let Some(request) = self.requests.get(prompt.request) else {
-                debug_assert!(false, "a failed request takes its encoded prompts with it");
+                debug_assert!(false, "a failed request takes its prompts with it");
                 break;
             };
-            let Some(slot) = self.slots.take() else { break };
+            let mut placement = match self.slots.take(&prompt.first_tokens) {
+                Taken::Placed(placement) => placement,
+                Taken::Full => break,
+                Taken::Later => {
+                    place += 1;
+                    continue;
+                }
+            };
+            if let Some(source) = placement.copy_from
+                && let Err(error) = self.executor.copy_prefix(source, placement.slot, placement.reused)
+            {
+                // Nothing is lost but time.
+                log::warn!("a cached beginning could not be copied, the prompt is computed anew: {error}");
+                self.slots.forget(placement.slot);
+                placement.reused = 0;
+            }
+            if self.limits.encoder.is_none() {
+                self.observer.prefix_reuse(prompt.first_tokens.len(), placement.reused);
+            }
             let seed = request.seed.wrapping_add(prompt.next_index as u64);
-            let (start_token, prefix) = (prompt.first_tokens[0], &prompt.first_tokens[1..]);
-            let sampler = TokenSampler::new(request.params.clone(), seed, start_token, prefix);
+            let sampler = TokenSampler::new(request.params.clone(), seed, &prompt.first_tokens);
             let start = SequenceStart {
                 request: prompt.request,
                 index: prompt.next_index,
-                slot,
+                slot: placement.slot,
                 cross: prompt.cross,
+                input_tokens: prompt.input_tokens,
                 first_tokens: prompt.first_tokens.clone(),
+                reused: placement.reused,
                 max_new_tokens: prompt.max_new_tokens,
             };
             let decoder = self.text.text_decoder();
@@ -385,7 +442,7 @@ impl Worker {
             prompt.next_index += 1;
             prompt.samples_left -= 1;
             if prompt.samples_left == 0 {
-                self.encoded.pop_front();
+                self.ready.remove(place);
             }
         }
     }
@@ -395,7 +452,12 @@ impl Worker {
         if self.running.is_empty() {
             return;
         }
-        self.decode_rows(0, self.running.len());
+        let budget =
+            PrefillBudget { beside_streams: self.pace.tokens(), alone: self.options.max_encode_tokens };
+        let mut plan = std::mem::take(&mut self.plan);
+        plan_step(self.running.iter().map(|sequence| sequence.pending().len()), budget, &mut plan);
+        self.decode_rows(&plan);
+        self.plan = plan;
         let mut finished = std::mem::take(&mut self.finished);
         // From the back, so that a removed row does not move one that is still to be removed.
         while let Some(row) = finished.pop() {
@@ -407,31 +469,50 @@ impl Worker {
         self.end_requests(failed);
     }
 
-    fn decode_rows(&mut self, start: usize, end: usize) {
+    /// Runs the planned rows; halves them where the run fails, until the rows that fail stand alone.
+    fn decode_rows(&mut self, plan: &[PlannedRow]) {
+        if plan.is_empty() {
+            return;
+        }
         self.decode_batch.clear();
-        for sequence in &self.running[start..end] {
-            self.decode_batch.push(&sequence.next, sequence.slot, sequence.position, sequence.cross);
+        for planned in plan {
+            let sequence = &self.running[planned.row];
+            let tokens = &sequence.pending()[..planned.tokens];
+            self.decode_batch.push(tokens, sequence.slot, sequence.position, sequence.cross);
+            if planned.completes {
+                self.decode_batch.want_logits();
+            }
         }
         let began = Instant::now();
         match self.executor.decode(&self.decode_batch) {
             Ok(()) => {
-                self.observer.step(StepStats {
-                    phase: Phase::Decode,
-                    rows: end - start,
-                    tokens: self.decode_batch.tokens.len(),
-                    duration: began.elapsed(),
-                });
-                for row in start..end {
-                    self.commit_row(row, row - start);
+                let duration = began.elapsed();
+                let tokens = self.decode_batch.tokens.len();
+                self.observer.step(StepStats { phase: Phase::Decode, rows: plan.len(), tokens, duration });
+                let streams = plan.iter().filter(|planned| planned.is_stream()).count();
+                if streams > 0 {
+                    self.pace.measured(tokens - streams, duration);
                 }
-                self.observer.generated_tokens(end - start);
+                let mut chosen = 0;
+                for planned in plan {
+                    let sequence = &mut self.running[planned.row];
+                    sequence.feed(planned.tokens);
+                    self.slots.fed(sequence.slot, planned.tokens);
+                    if planned.completes {
+                        self.commit_row(planned.row, chosen);
+                        chosen += 1;
+                    }
+                }
+                self.observer.generated_tokens(chosen);
             }
-            Err(error) if end - start == 1 => self.failed.push((self.running[start].request, error)),
-            Err(_) => {
-                let middle = start + (end - start) / 2;
-                self.decode_rows(start, middle);
-                self.decode_rows(middle, end);
-            }
+            Err(error) => match plan {
+                [planned] => self.failed.push((self.running[planned.row].request, error)),
+                _ => {
+                    let (first, rest) = plan.split_at(plan.len() / 2);
+                    self.decode_rows(first);
+                    self.decode_rows(rest);
+                }
+            },
         }
     }
 
@@ -458,6 +539,7 @@ impl Worker {
             self.observer.first_token(now - request.arrival);
         }
         self.text_piece.clear();
+        self.slots.follows(sequence.slot, choice.token);
         let reason = sequence.advance(choice, &request.params, &mut self.text_piece);
         let logprobs = [choice.logprob];
         request.sink.update(&SequenceUpdate {
@@ -468,7 +550,7 @@ impl Worker {
             finished: reason.map(|reason| Finished {
                 reason,
                 cumulative_logprob: sequence.cumulative_logprob(),
-                num_input_tokens: sequence.cross.tokens,
+                num_input_tokens: sequence.input_tokens,
                 num_output_tokens: sequence.generated,
             }),
         });
@@ -481,7 +563,9 @@ impl Worker {
     fn retire(&mut self, row: usize) {
         let sequence = self.running.swap_remove(row);
         self.slots.give(sequence.slot);
-        self.cross_slots.release(sequence.cross.slot, 1);
+        if let Some(cross) = sequence.cross {
+            self.cross_slots.release(cross.slot, 1);
+        }
         let Some(request) = self.requests.get_mut(sequence.request) else { return };
         request.unfinished -= 1;
         if request.unfinished == 0 {
@@ -519,15 +603,19 @@ impl Worker {
             let keep = requests.contains(sequence.request);
             if !keep {
                 self.slots.give(sequence.slot);
-                self.cross_slots.release(sequence.cross.slot, 1);
+                if let Some(cross) = sequence.cross {
+                    self.cross_slots.release(cross.slot, 1);
+                }
             }
             keep
         });
-        self.encoded.retain(|prompt| {
+        self.ready.retain(|prompt| {
             let keep = requests.contains(prompt.request);
             if !keep {
                 self.waiting_sequences -= prompt.samples_left;
-                self.cross_slots.release(prompt.cross.slot, prompt.samples_left);
+                if let Some(cross) = prompt.cross {
+                    self.cross_slots.release(cross.slot, prompt.samples_left);
+                }
             }
             keep
         });

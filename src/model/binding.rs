@@ -9,7 +9,7 @@ use ort::{
     sys::ONNXTensorElementDataType as ElementType,
 };
 
-use super::status::check;
+use super::{memory::DeviceBuffer, status::check};
 use crate::error::{Error, Result};
 
 /// Elements that graphs take.
@@ -100,6 +100,24 @@ impl BoundSession {
         let status =
             unsafe { (ort::api().BindOutput)(self.binding.ptr().cast_mut(), name.0.as_ptr(), value.0) };
         check(status).map_err(|error| Error::internal(format!("binding output {:?}: {error}", name.0)))
+    }
+
+    /// Binds `buffer` as the input `past` and as the output `present`: the run changes it in place.
+    ///
+    /// # Safety
+    /// The buffer must outlive the last [`BoundSession::run`], and nobody else may touch it during one.
+    pub unsafe fn bind_in_place(
+        &mut self,
+        past: &TensorName,
+        present: &TensorName,
+        buffer: &mut DeviceBuffer,
+    ) -> Result<()> {
+        let (data, dims) = (buffer.as_mut_ptr(), buffer.dims());
+        // SAFETY: the buffer holds `dims`' elements and does not move; the rest is the caller's word.
+        unsafe {
+            self.bind_input(past, data, dims)?;
+            self.bind_output(present, data, dims)
+        }
     }
 
     /// Runs the graph over what is bound.

@@ -25,10 +25,33 @@ impl DeviceBuffer {
         let pages = MmapMut::map_anon(bytes).map_err(|error| {
             Error::invalid_argument(format!(
                 "{name}: {bytes} bytes of cache of shape {dims:?} cannot be reserved: {error}; \
-                 lower max_sequences, max_source_tokens or max_target_tokens"
+                 lower max_sequences, max_context_tokens, max_source_tokens or max_target_tokens"
             ))
         })?;
         Ok(Self { pages, dims: dims.iter().map(|&dim| dim as i64).collect() })
+    }
+
+    /// Makes the first `positions` of each head of slot `to` those of slot `from`, in a cache of shape
+    /// `[slots, heads, positions, head_dim]`; whole key blocks only.
+    pub fn copy_prefix(&mut self, from: usize, to: usize, positions: usize) -> Result<()> {
+        let &[slots, heads, limit, head_dim] = &self.dims[..] else {
+            return Err(Error::internal(format!("a cache of shape {:?} has no positions", self.dims)));
+        };
+        let (slots, heads, limit, head_dim) =
+            (slots as usize, heads as usize, limit as usize, head_dim as usize);
+        if from >= slots || to >= slots || positions > limit {
+            return Err(Error::internal(format!(
+                "{positions} positions from slot {from} to {to} of a cache of shape {:?}",
+                self.dims
+            )));
+        }
+        let head_bytes = limit * head_dim * size_of::<f32>();
+        let used = positions * head_dim * size_of::<f32>();
+        for head in 0..heads {
+            let start = |slot: usize| (slot * heads + head) * head_bytes;
+            self.pages.copy_within(start(from)..start(from) + used, start(to));
+        }
+        Ok(())
     }
 
     /// First byte; page-aligned, and the same for the buffer's whole life.

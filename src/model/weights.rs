@@ -65,6 +65,9 @@ impl Weights {
         if spec.shape.len() != rank {
             return Err(bad(format!("shape {:?}, expected {rank} dimensions", spec.shape)));
         }
+        if spec.dtype == DType::U8 {
+            return Err(bad("a packed format, expected plain elements".into()));
+        }
         let bytes = spec.bytes().ok_or_else(|| bad(format!("shape {:?} overflows", spec.shape)))? as usize;
         let offset = spec.offset as usize;
         if offset.checked_add(bytes).is_none_or(|end| end > self.map.len()) {
@@ -85,7 +88,8 @@ impl Weights {
             match tensor.dtype {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
-                DType::I8 => TensorData::I8(bytes.align_to().1),
+                // `find` gives no handle to packed bytes.
+                DType::I8 | DType::U8 => TensorData::I8(bytes.align_to().1),
             }
         }
     }

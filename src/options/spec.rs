@@ -1,7 +1,7 @@
 //! The table of all options: every name, type and range, once.
 
 use super::OptionValue;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 
 /// One option.
 #[derive(Debug)]
@@ -79,6 +79,7 @@ pub(super) enum Key {
     DecoderTextInput,
     GuidedDecodingGuide,
     GuidedDecodingGuideType,
+    ApplyChatTemplate,
     SrcLang,
     TgtLang,
 }
@@ -86,6 +87,8 @@ pub(super) enum Key {
 /// Triton's INT32 holds every count and id.
 const INT_MAX: i128 = i32::MAX as i128;
 const SMALLEST_POSITIVE: f32 = f32::MIN_POSITIVE;
+/// Characters of a client's text that an error message repeats.
+const SHOWN: usize = 40;
 
 const fn int(key: Key, names: &'static [&'static str], min: i128, max: i128) -> OptionSpec {
     OptionSpec { key, names, kind: OptionKind::Int { min, max }, instead: None }
@@ -112,7 +115,6 @@ const fn unbuilt(spec: OptionSpec, instead: &'static str) -> OptionSpec {
 }
 
 const NO_GUIDE: &str = "leave it out; stop_words and bad_words are the constraints this build knows";
-const NO_LANGUAGE: &str = "leave it out; write the language token that the model expects into text_input";
 
 /// All options.
 pub static OPTIONS: &[OptionSpec] = &[
@@ -157,8 +159,9 @@ pub static OPTIONS: &[OptionSpec] = &[
     text(Key::DecoderTextInput, &["decoder_text_input"]),
     unbuilt(text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]), NO_GUIDE),
     unbuilt(text(Key::GuidedDecodingGuideType, &["guided_decoding_guide_type"]), NO_GUIDE),
-    unbuilt(text(Key::SrcLang, &["src_lang"]), NO_LANGUAGE),
-    unbuilt(text(Key::TgtLang, &["tgt_lang"]), NO_LANGUAGE),
+    flag(Key::ApplyChatTemplate, &["apply_chat_template"]),
+    text(Key::SrcLang, &["src_lang"]),
+    text(Key::TgtLang, &["tgt_lang"]),
 ];
 
 impl OptionSpec {
@@ -176,7 +179,7 @@ impl OptionSpec {
             Some((distance, known)) if distance <= 2 + known.len() / 8 => format!("did you mean {known}?"),
             _ => "leave it out".to_owned(),
         };
-        Error::invalid_argument(format!("{}: no option has this name; {remedy}", shortened(name)))
+        Error::invalid_argument(format!("{}: no option has this name; {remedy}", shortened(name, SHOWN)))
     }
 
     /// `value` in the form it is kept in, or why it is refused. `name` is the one the client used.
@@ -271,7 +274,7 @@ pub(super) fn describe(value: &OptionValue) -> String {
         OptionValue::Float(float) if (*float as f32).is_finite() => format!("{:?}", *float as f32),
         OptionValue::Float(float) => format!("{float:?}"),
         OptionValue::Bool(flag) => flag.to_string(),
-        OptionValue::Text(text) => format!("the string {:?}", shortened(text)),
+        OptionValue::Text(text) => format!("the string {:?}", shortened(text, SHOWN)),
         OptionValue::List(words) => match words.iter().max_by_key(|word| word.len()) {
             None => "an empty list".to_owned(),
             Some(longest) => format!("{} strings, the longest of {} bytes", words.len(), longest.len()),
@@ -279,19 +282,10 @@ pub(super) fn describe(value: &OptionValue) -> String {
     }
 }
 
-/// A client's text may be of any length, an error message may not.
-fn shortened(text: &str) -> String {
-    const SHOWN: usize = 40;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
-
 /// Characters to insert, delete or replace to get from one name to the other (Levenshtein); upper case
 /// counts as lower.
 fn edit_distance(from: &str, to: &str) -> usize {
-    let from = shortened(from).to_lowercase();
+    let from = shortened(from, SHOWN).to_lowercase();
     let mut row: Vec<usize> = (0..=to.chars().count()).collect();
     for (line, a) in from.chars().enumerate() {
         let mut diagonal = line;

@@ -8,7 +8,7 @@ use crate::error::ErrorKind;
 
 fn spec() -> GenerationSpec {
     GenerationSpec {
-        decoder_start_token_id: 0,
+        decoder_start_token_id: Some(0),
         eos_token_ids: vec![1],
         pad_token_id: Some(0),
         suppress_tokens: vec![3],
@@ -102,6 +102,7 @@ fn nothing_given_is_greedy_with_the_models_defaults() {
     };
     assert_eq!(resolved.params, expected);
     assert!(resolved.decoder_prefix.is_empty());
+    assert_eq!(resolved.prompt, PromptOptions::default());
     assert!(!resolved.stream);
     assert!(resolved.exclude_input_in_output);
     assert_eq!(resolved.outputs, OutputOptions::default());
@@ -119,7 +120,7 @@ fn every_option_reaches_its_place() {
             "bad_words": ["bad"], "stream": true, "exclude_input_in_output": false, "return_log_probs": true,
             "return_finish_reason": true, "return_cumulative_logprob": true, "return_num_input_tokens": true,
             "return_num_output_tokens": true, "decoder_text_input": "good", "beam_width": 1, "length_penalty": 1.0,
-            "src_lang": "", "tgt_lang": "", "guided_decoding_guide": "", "guided_decoding_guide_type": "",
+            "apply_chat_template": false, "src_lang": "en", "tgt_lang": "", "guided_decoding_guide": "", "guided_decoding_guide_type": "",
         }),
         &spec(),
     )
@@ -144,6 +145,11 @@ fn every_option_reaches_its_place() {
             logprobs: true,
         },
         decoder_prefix: vec![4],
+        prompt: PromptOptions {
+            apply_chat_template: Some(false),
+            src_lang: Some("en".into()),
+            tgt_lang: None,
+        },
         stream: true,
         exclude_input_in_output: false,
         outputs: OutputOptions {
@@ -337,8 +343,6 @@ fn what_is_not_built_is_refused_when_it_would_matter() {
         ("length_penalty", json!(0.5)),
         ("guided_decoding_guide", json!("{}")),
         ("guided_decoding_guide_type", json!("json")),
-        ("src_lang", json!("en")),
-        ("tgt_lang", json!("de")),
     ] {
         let error = refusal(json!({name: value}));
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     options::{OptionKind, OptionSpec, OptionValue, RequestOptions},
+    prompt::{Conversation, PromptInput},
     triton::{DataType, InputTensor, ParameterValue, RequestContent},
 };
 
@@ -52,8 +53,8 @@ const PARAMETER: &str = "parameter";
 /// A request as its client meant it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientRequest {
-    /// Source texts, at least one.
-    pub texts: Vec<String>,
+    /// What the prompts are made of, at least one.
+    pub inputs: Vec<PromptInput>,
     /// How they were laid out.
     pub layout: TextLayout,
     /// Options, from wherever they came.
@@ -64,7 +65,7 @@ pub struct ClientRequest {
     pub timeout: Option<Duration>,
 }
 
-/// Shape of the texts.
+/// Shape of the texts or conversations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextLayout {
     /// A list.
@@ -77,19 +78,32 @@ impl ClientRequest {
     /// Reads and checks a request.
     pub fn parse(content: &RequestContent, interface: &ModelInterface) -> Result<Self> {
         let find = |name| content.inputs.iter().find(|tensor| tensor.name == name);
-        let text_input = find(schema::TEXT_INPUT).ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "the input `{}` is missing; send at least one text",
-                schema::TEXT_INPUT
-            ))
-        })?;
-        let (texts, layout) = read_texts(text_input, interface.batched)?;
+        let source = match schema::SOURCES.map(find) {
+            [Some(texts), None] => texts,
+            [None, Some(messages)] => messages,
+            [None, None] => {
+                return Err(Error::invalid_argument(format!(
+                    "the input `{}` is missing, and `{}` as well; send at least one text, or one conversation",
+                    schema::TEXT_INPUT,
+                    schema::MESSAGES
+                )));
+            }
+            [Some(_), Some(_)] => {
+                return Err(Error::invalid_argument(format!(
+                    "the inputs `{}` and `{}` are both there; send one of them",
+                    schema::TEXT_INPUT,
+                    schema::MESSAGES
+                )));
+            }
+        };
+        let (inputs, layout) = read_source(source, interface.batched)?;
 
-        let (mut inputs, mut parameters) = (Source::default(), Source::default());
-        for tensor in content.inputs.iter().filter(|tensor| tensor.name != schema::TEXT_INPUT) {
+        let (mut tensors, mut parameters) = (Source::default(), Source::default());
+        for tensor in content.inputs.iter().filter(|tensor| !schema::SOURCES.contains(&tensor.name.as_str()))
+        {
             let spec = schema::input(&tensor.name).ok_or_else(|| unknown(INPUT, &tensor.name))?;
             if let Some(value) = read_option(tensor, &spec, interface.batched)? {
-                inputs.set(spec.name, value)?;
+                tensors.set(spec.name, value)?;
             }
         }
         for (name, value) in &content.parameters {
@@ -99,10 +113,10 @@ impl ClientRequest {
                 return Err(unknown(PARAMETER, name));
             }
         }
-        let options = inputs.direct.over(parameters.direct).over(inputs.json).over(parameters.json);
+        let options = tensors.direct.over(parameters.direct).over(tensors.json).over(parameters.json);
 
         Ok(Self {
-            texts,
+            inputs,
             layout,
             options,
             outputs: named_outputs(&content.outputs, interface)?,
@@ -111,21 +125,25 @@ impl ClientRequest {
     }
 }
 
-fn read_texts(tensor: &InputTensor, batched: bool) -> Result<(Vec<String>, TextLayout)> {
-    let texts = tensor
-        .strings()?
-        .into_iter()
-        .enumerate()
-        .map(|(index, bytes)| utf8(&tensor.name, index, bytes))
-        .collect::<Result<Vec<String>>>()?;
-    if texts.is_empty() {
+fn read_source(tensor: &InputTensor, batched: bool) -> Result<(Vec<PromptInput>, TextLayout)> {
+    let read = |(index, bytes)| {
+        let text = utf8(&tensor.name, index, bytes)?;
+        if tensor.name != schema::MESSAGES {
+            return Ok(PromptInput::Text(text));
+        }
+        let conversation = Conversation::parse(&text)
+            .map_err(|error| error.context(format_args!("input `{}`: conversation {index}", tensor.name)))?;
+        Ok(PromptInput::Conversation(conversation))
+    };
+    let inputs = tensor.strings()?.into_iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+    if inputs.is_empty() {
         return Err(Error::invalid_argument(format!(
-            "input `{}`: the shape {:?} holds no text; send at least one",
+            "input `{}`: the shape {:?} holds nothing; send at least one",
             tensor.name, tensor.shape
         )));
     }
     let layout = if batched { TextLayout::Batch(rows(tensor, true)) } else { TextLayout::Flat };
-    Ok((texts, layout))
+    Ok((inputs, layout))
 }
 
 /// Options from one place.
@@ -281,7 +299,7 @@ fn named_outputs(asked: &[String], interface: &ModelInterface) -> Result<Option<
 
 fn unknown(kind: &str, name: &str) -> Error {
     let inputs = schema::inputs().map(|spec| spec.name);
-    let known: Vec<&str> = inputs.filter(|&known| kind == INPUT || known != schema::TEXT_INPUT).collect();
+    let known: Vec<&str> = inputs.filter(|known| kind == INPUT || !schema::SOURCES.contains(known)).collect();
     Error::invalid_argument(format!("unknown {kind} `{name}`; known are {}", known.join(", ")))
 }
 
@@ -306,6 +324,12 @@ mod tests {
         InputTensor { name: name.into(), data_type: DataType::Bytes, shape: shape.into(), data }
     }
 
+    const HELLO: &[u8] = br#"[{"role": "user", "content": "Hello"}]"#;
+
+    fn text(text: &str) -> PromptInput {
+        PromptInput::Text(text.to_owned())
+    }
+
     fn ints(name: &str, shape: &[i64], values: &[i32]) -> InputTensor {
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         InputTensor { name: name.into(), data_type: DataType::Int32, shape: shape.into(), data }
@@ -327,19 +351,39 @@ mod tests {
     fn texts_are_read_in_order() {
         let flat = content(vec![strings("text_input", &[2], &["héé".as_bytes(), b""])]);
         let request = ClientRequest::parse(&flat, &interface(false)).unwrap();
-        assert_eq!((request.texts, request.layout), (vec!["héé".into(), String::new()], TextLayout::Flat));
+        assert_eq!((request.inputs, request.layout), (vec![text("héé"), text("")], TextLayout::Flat));
         let batch = content(vec![strings("text_input", &[2, 1], &[b"a", b"b"])]);
         let request = ClientRequest::parse(&batch, &interface(true)).unwrap();
-        assert_eq!((request.texts.len(), request.layout), (2, TextLayout::Batch(2)));
+        assert_eq!((request.inputs.len(), request.layout), (2, TextLayout::Batch(2)));
     }
 
     #[test]
     fn texts_that_are_missing_empty_or_not_utf8_are_refused() {
         refused(&content(vec![]), false, &["text_input", "missing"]);
-        refused(&content(vec![strings("text_input", &[0], &[])]), false, &["holds no text"]);
-        refused(&content(vec![strings("text_input", &[0, 1], &[])]), true, &["holds no text"]);
+        refused(&content(vec![strings("text_input", &[0], &[])]), false, &["holds nothing"]);
+        refused(&content(vec![strings("text_input", &[0, 1], &[])]), true, &["holds nothing"]);
         let broken = strings("text_input", &[2], &[b"fine", b"ab\xffc"]);
         refused(&content(vec![broken]), false, &["text 1", "byte 2"]);
+        let both = vec![strings("text_input", &[1], &[b"a"]), strings("messages", &[1], &[HELLO])];
+        refused(&content(both), false, &["text_input", "messages", "one of them"]);
+    }
+
+    #[test]
+    fn conversations_are_read_in_order() {
+        let flat =
+            content(vec![strings("messages", &[2], &[HELLO, br#"[{"role": "user", "content": "a"}]"#])]);
+        let request = ClientRequest::parse(&flat, &interface(false)).unwrap();
+        let hello = PromptInput::Conversation(Conversation::of_user("Hello".into()));
+        assert_eq!((request.inputs.len(), &request.inputs[0]), (2, &hello));
+        let batch = content(vec![strings("messages", &[2, 1], &[HELLO, HELLO])]);
+        let request = ClientRequest::parse(&batch, &interface(true)).unwrap();
+        assert_eq!((request.inputs, request.layout), (vec![hello; 2], TextLayout::Batch(2)));
+
+        refused(&content(vec![strings("messages", &[0], &[])]), false, &["messages", "holds nothing"]);
+        let broken = strings("messages", &[2], &[HELLO, b"[{}]"]);
+        refused(&content(vec![broken]), false, &["messages", "conversation 1", "message 0", "`role`"]);
+        let broken = strings("messages", &[2], &[HELLO, b"[\xff]"]);
+        refused(&content(vec![broken]), false, &["messages", "text 1", "byte 1"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Triton tensors and parameters to texts and options, engine events to responses.
 //!
-//! - Several texts in one request are several prompts; each is decoded `num_return_sequences` times. Sequence
-//!   `i · num_return_sequences + j` is sample `j` of text `i`.
+//! - A request has texts or conversations. Several in one request are several prompts; each is decoded `num_return_sequences` times. Sequence
+//!   `i · num_return_sequences + j` is sample `j` of prompt `i`.
 //! - Without streaming there is one response with one value for each sequence, in that order. Outputs are
 //!   `[sequences]`, or `[batch, sequences of one batch entry]` when the model has a batch dimension.
 //! - With `stream` each response is a new piece of one sequence, its outputs `[1]` (or `[1, 1]`), and

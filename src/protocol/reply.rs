@@ -9,6 +9,7 @@ use crate::{
     engine::{Finished, SequenceUpdate},
     error::{Error, Result},
     options::{OutputOptions, ResolvedOptions},
+    prompt::PromptInput,
     triton::OutputTensor,
 };
 
@@ -50,8 +51,12 @@ impl ReplyPlan {
             layout: request.layout,
             outputs,
             samples,
-            sequences: request.texts.len() * samples,
-            openings: if options.exclude_input_in_output { Vec::new() } else { request.texts.clone() },
+            sequences: request.inputs.len() * samples,
+            openings: if options.exclude_input_in_output {
+                Vec::new()
+            } else {
+                request.inputs.iter().map(repeated).collect::<Result<_>>()?
+            },
         })
     }
 
@@ -75,6 +80,17 @@ impl ReplyPlan {
             TextLayout::Batch(_) if self.stream => vec![1, sequences],
             TextLayout::Batch(rows) => vec![rows, sequences / rows.max(1)],
         }
+    }
+}
+
+/// What is repeated of an input: the text as the client sent it.
+fn repeated(input: &PromptInput) -> Result<String> {
+    match input {
+        PromptInput::Text(text) => Ok(text.clone()),
+        PromptInput::Conversation(_) => Err(Error::invalid_argument(format!(
+            "exclude_input_in_output: got false, but `{}` is no text that could be repeated; leave it out",
+            schema::MESSAGES
+        ))),
     }
 }
 

@@ -35,8 +35,12 @@ impl Arity {
     }
 }
 
-/// The source texts; the one input that is required.
+/// Source texts; a request has them, or [`MESSAGES`].
 pub const TEXT_INPUT: &str = "text_input";
+/// Conversations, each a whole one in JSON.
+pub const MESSAGES: &str = "messages";
+/// The inputs of which a request has exactly one.
+pub const SOURCES: [&str; 2] = [TEXT_INPUT, MESSAGES];
 
 /// The target text: all of it, or the new piece when streaming.
 pub const TEXT_OUTPUT: &str = "text_output";
@@ -53,9 +57,9 @@ pub const NUM_OUTPUT_TOKENS: &str = "num_output_tokens";
 /// Which sequence of the request: text index × `num_return_sequences` + sample index.
 pub const SEQUENCE_INDEX: &str = "sequence_index";
 
-/// Every input: the texts, then each option under its name and aliases. All but the first are optional.
+/// Every input: what the prompts are made of, then each option under its name and aliases.
 pub fn inputs() -> impl Iterator<Item = TensorSpec> {
-    let texts = TensorSpec { name: TEXT_INPUT, data_type: DataType::Bytes, arity: Arity::Many };
+    let sources = SOURCES.into_iter().map(|name| many(name, DataType::Bytes));
     let options = OPTIONS.iter().flat_map(|option| {
         let (data_type, arity) = match option.kind {
             OptionKind::Int { max, .. } if max > i128::from(i32::MAX) => (DataType::Uint64, Arity::One),
@@ -67,7 +71,7 @@ pub fn inputs() -> impl Iterator<Item = TensorSpec> {
         };
         option.names.iter().map(move |name| TensorSpec { name, data_type, arity })
     });
-    std::iter::once(texts).chain(options)
+    sources.chain(options)
 }
 
 /// Every output: one value for each sequence of the response.
@@ -98,6 +102,8 @@ mod tests {
     fn the_inputs_that_clients_send_are_declared_as_they_send_them() {
         for (name, data_type, arity) in [
             ("text_input", DataType::Bytes, Arity::Many),
+            ("messages", DataType::Bytes, Arity::Many),
+            ("apply_chat_template", DataType::Bool, Arity::One),
             ("max_tokens", DataType::Int32, Arity::One),
             ("max_length", DataType::Int32, Arity::One),
             ("min_length", DataType::Int32, Arity::One),

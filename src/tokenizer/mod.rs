@@ -73,7 +73,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Ids of a piece of target text, without special tokens: a forced prefix.
+    /// Ids of a text to which no special tokens are added: a piece of target text, or a prompt that has its own.
     pub fn encode_target(&self, text: &str) -> Result<Vec<u32>> {
         self.encode(text, false)
     }

@@ -4,12 +4,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from harness import places, program
 from harness.grpc_door import GrpcDoor
 from harness.http_door import HttpDoor
 from harness.repository import Repository, decoupled, parameters
 from harness.server import TritonServer
 
-#: Entry → what stands in its config.pbtxt after the backend's name. All hold the en→pt model.
+#: Entry → what stands in its config.pbtxt after the backend's name. These hold the en→pt model.
 ENTRIES = {
     "minimal": "",
     "whole": decoupled(False),
@@ -27,6 +28,9 @@ ENTRIES = {
     + parameters(max_sequences=1, max_queue_requests=2, max_source_tokens=1024, max_target_tokens=2048),
     "hasty": decoupled(False)
     + parameters(request_timeout_ms=50, max_sequences=1, max_source_tokens=1024, max_target_tokens=2048),
+    "translating": decoupled(False)
+    + parameters(prompt_template="{{ src_lang.name }} > {{ tgt_lang.chinese }}:\n{{ text }}", languages="en, pt, tlh=Klingon"),
+    "hot": decoupled(False) + parameters(sampling_parameters='{"temperature": 2.0, "seed": 1, "max_tokens": 20}'),
     "short-input": decoupled(False) + parameters(max_input_bytes=1000),
     "warm": decoupled(True)
     + """
@@ -38,6 +42,13 @@ model_warmup [ {
 """,
 }
 
+#: The same for the chat model.
+CHAT_ENTRIES = {
+    "chat": decoupled(True),
+    "chat-whole": decoupled(False),
+    "chat-apart": decoupled(True) + parameters(prefix_reuse="false"),
+}
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
@@ -46,10 +57,17 @@ def server(tmp_path_factory):
     repository = Repository(folder / "repository")
     for name, config in ENTRIES.items():
         repository.add(name, config)
-    repository.add("whole-fp32", decoupled(False), precision="fp32")
-    repository.add_converted("en-pt")
-    repository.add_converted("pt-en")
+    for name, config in CHAT_ENTRIES.items():
+        repository.add(name, config, model="chat")
+    hunyuan = program.convert(places.FIXTURES / "decoder" / "hunyuan", folder / "hunyuan")
+    for name, policy in {"translator": decoupled(True), "translator-whole": decoupled(False)}.items():
+        repository.add_committed("hunyuan-mt", name, policy, hunyuan)
+    repository.add("whole-fp32", decoupled(False), artifact=places.model("translate-en-pt", "fp32") / "1")
+    repository.add_converted("translate-en-pt")
+    repository.add_converted("translate-pt-en")
     repository.add_ensemble()
+    repository.add_committed("hunyuan-mt")
+    repository.add_committed("mt5-augment")
     with TritonServer(repository.path, folder / "server.log") as running:
         yield running
 
@@ -76,6 +94,19 @@ def grpc_door(server):
     door = GrpcDoor(server.grpc_port)
     yield door
     door.close()
+
+
+@pytest.fixture(scope="module")
+def explicit(tmp_path_factory):
+    """A server that loads on demand, with one good model."""
+    folder = tmp_path_factory.mktemp("explicit")
+    repository = Repository(folder / "repository")
+    repository.add("good")
+    arguments = ("--model-control-mode=explicit", "--load-model=good")
+    with TritonServer(repository.path, folder / "server.log", arguments) as server:
+        door = HttpDoor(server.http_port)
+        yield server, door, repository
+        door.close()
 
 
 @pytest.fixture

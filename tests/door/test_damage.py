@@ -5,9 +5,6 @@ import json
 import pytest
 
 from harness import places
-from harness.http_door import HttpDoor
-from harness.repository import Repository
-from harness.server import TritonServer
 from harness.texts import ENGLISH
 
 FILES = ["manifest.json", "encoder.onnx", "decoder.onnx", "weights.bin", "tokenizer.json", "normalizer.json"]
@@ -20,19 +17,6 @@ CUTS = {
 }
 # Losing its last newline does not damage a JSON file.
 CASES = [(file, cut) for file in FILES for cut in CUTS if not (file == "manifest.json" and cut == "without its last byte")]
-
-
-@pytest.fixture(scope="module")
-def explicit(tmp_path_factory):
-    """A server that loads on demand, with one good model."""
-    folder = tmp_path_factory.mktemp("damage")
-    repository = Repository(folder / "repository")
-    repository.add("good")
-    arguments = ("--model-control-mode=explicit", "--load-model=good")
-    with TritonServer(repository.path, folder / "server.log", arguments) as server:
-        door = HttpDoor(server.http_port)
-        yield server, door, repository
-        door.close()
 
 
 def replace(version, file, data):
@@ -54,7 +38,7 @@ def refuse(explicit, name):
 
 
 def test_the_artifact_is_these_files():
-    assert sorted(file.name for file in (places.model("en-pt") / "1").iterdir()) == sorted(FILES)
+    assert sorted(file.name for file in (places.model("translate-en-pt") / "1").iterdir()) == sorted(FILES)
 
 
 @pytest.mark.parametrize("file, cut", CASES, ids=lambda value: value.replace(" ", "-"))

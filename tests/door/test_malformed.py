@@ -76,6 +76,17 @@ def no_text(draw):
     return draw.choice([GENERATE, STREAM]), json.dumps({"max_tokens": draw.randrange(1, 9)}).encode(), REFUSED
 
 
+def odd_messages(draw):
+    user = {"role": "user", "content": ENGLISH}
+    messages = draw.choice(["", "[", "[]", "{}", "null", "7", "[7]", "[[]]", [], [user], user, 7, None, "[" * 9999])
+    return draw.choice([GENERATE, STREAM]), json.dumps({"messages": messages}).encode(), REFUSED
+
+
+def text_and_messages(draw):
+    messages = json.dumps([{"role": "user", "content": short_text(draw)}])
+    return draw.choice([GENERATE, STREAM]), body(ENGLISH, messages=messages), REFUSED
+
+
 def odd_text(draw):
     return draw.choice([GENERATE, STREAM]), body(short_text(draw), max_tokens=draw.randrange(1, 4)), SERVED
 
@@ -134,6 +145,8 @@ KINDS = [
     (out_of_range, 15),
     (text_of_another_type, 5),
     (no_text, 5),
+    (odd_messages, 5),
+    (text_and_messages, 2),
     (odd_text, 15),
     (blank_text, 3),
     (many_texts, 3),

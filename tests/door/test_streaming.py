@@ -52,8 +52,10 @@ def test_stop_words_are_held_back(http):
 
 def test_counts_add_up(http):
     """Counts and log-probabilities belong to a piece, totals to the last one."""
-    whole = http.infer_text("whole", ENGLISH, **ALL_EXTRAS)
-    *pieces, last = http.stream("pieces", ENGLISH, **ALL_EXTRAS)
+    # Long enough that not all of it is there before the first piece is sent.
+    text = " ".join(places.sentences()[:6])
+    whole = http.infer_text("whole", text, **ALL_EXTRAS)
+    *pieces, last = http.stream("pieces", text, **ALL_EXTRAS)
     assert pieces and not any(set(TOTALS) & set(piece) for piece in pieces)
     assert {name: last[name] for name in TOTALS} == {name: whole[name][0] for name in TOTALS}
     assert sum(piece["num_output_tokens"] for piece in [*pieces, last]) == whole["num_output_tokens"][0]

@@ -1,7 +1,7 @@
 """The gRPC door, by the service's own messages: unary infer and streams."""
 
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -69,15 +69,16 @@ class GrpcDoor:
     def request(
         self,
         model: str,
-        text: "Union[Text, Sequence[Text]]",
+        text: "Union[Text, Sequence[Text], None]" = None,
         parameters: Optional[Dict[str, Any]] = None,
         batch: bool = False,
         request_id: str = "",
         **options: Any,
     ) -> pb.ModelInferRequest:
-        """A request; `batch` puts a dimension of 1 before each shape."""
+        """A request, without `text_input` when there is no text; `batch` puts a dimension of 1 before each shape."""
         request = pb.ModelInferRequest(model_name=model, id=request_id)
-        for name, value in [("text_input", text), *options.items()]:
+        texts = [] if text is None else [("text_input", text)]
+        for name, value in texts + list(options.items()):
             datatype, raw, count = _encode(list(value) if isinstance(value, (list, tuple)) else value, name)
             shape = [1, count] if batch else [count]
             request.inputs.append(pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape))
@@ -87,7 +88,7 @@ class GrpcDoor:
             setattr(request.parameters[name], field, value)
         return request
 
-    def infer(self, model: str, text: "Union[Text, Sequence[Text]]", **options: Any) -> Dict[str, List[Any]]:
+    def infer(self, model: str, text: "Union[Text, Sequence[Text], None]" = None, **options: Any) -> Dict[str, List[Any]]:
         """Unary infer; raises grpc.RpcError."""
         return outputs(self.stub.ModelInfer(self.request(model, text, **options), timeout=120))
 
@@ -95,7 +96,9 @@ class GrpcDoor:
         """The call of a stream that has sent these requests and no more; it can be cancelled."""
         return self.stub.ModelStreamInfer(iter(requests), timeout=timeout_s)
 
-    def stream(self, model: str, text: "Union[Text, Sequence[Text]]", stream: bool = True, **options: Any):
+    def stream(
+        self, model: str, text: "Union[Text, Sequence[Text], None]" = None, stream: bool = True, **options: Any
+    ) -> List[StreamReply]:
         """Every response of one streamed request."""
         return list(replies(self.open_stream(self.request(model, text, stream=stream, **options))))
 
@@ -105,6 +108,17 @@ def replies(call) -> Iterator[StreamReply]:
     for response in call:
         final = response.infer_response.parameters["triton_final_response"].bool_param
         yield StreamReply(outputs(response.infer_response), final, response.error_message)
+
+
+def joined(answers: "Iterable[StreamReply]") -> str:
+    """The text of a stream of one sequence that must have come to its end."""
+    pieces, ended = [], False
+    for reply in answers:
+        assert not reply.error, reply
+        pieces += reply.outputs.get("text_output", [])
+        ended = reply.final
+    assert ended, "the stream broke off"
+    return "".join(pieces)
 
 
 def error_code(call) -> "tuple[grpc.StatusCode, str]":

@@ -35,6 +35,11 @@ def tensor(name: str, value: Any, shape: Optional[List[int]] = None) -> Dict[str
     return {"name": name, "datatype": datatype, "shape": shape or [len(values)], "data": values}
 
 
+def generate_body(text: Any, options: Dict[str, Any]) -> Dict[str, Any]:
+    """The body of a generate request, without `text_input` when there is no text."""
+    return options if text is None else {"text_input": text, **options}
+
+
 class HttpDoor:
     """A client of one server; safe to share among threads."""
 
@@ -75,9 +80,9 @@ class HttpDoor:
         """POST infer, tensors in JSON."""
         return self.post(f"/v2/models/{model}/infer", {"inputs": inputs, **fields})
 
-    def infer_text(self, model: str, text: Union[str, List[str]], **options: Any) -> Dict[str, List[Any]]:
+    def infer_text(self, model: str, text: Union[str, List[str], None] = None, **options: Any) -> Dict[str, List[Any]]:
         """Infer of texts with options as inputs; the outputs by name."""
-        inputs = [tensor("text_input", text)] + [tensor(name, value) for name, value in options.items()]
+        inputs = [tensor(name, value) for name, value in generate_body(text, options).items()]
         reply = self.infer(model, inputs)
         assert reply.status == 200, reply
         return {output["name"]: output["data"] for output in reply.json["outputs"]}
@@ -105,28 +110,28 @@ class HttpDoor:
         headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
         return self.post(f"/v2/models/{model}/infer", head + raw, headers)
 
-    def generate(self, model: str, text: Any, **options: Any) -> Reply:
+    def generate(self, model: str, text: Any = None, **options: Any) -> Reply:
         """POST generate."""
-        return self.post(f"/v2/models/{model}/generate", {"text_input": text, **options})
+        return self.post(f"/v2/models/{model}/generate", generate_body(text, options))
 
-    def text(self, model: str, text: str, **options: Any) -> str:
+    def text(self, model: str, text: Optional[str] = None, **options: Any) -> str:
         """The text of a generate that must succeed."""
         reply = self.generate(model, text, **options)
         assert reply.status == 200 and "error" not in reply.json, reply
         return reply.json["text_output"]
 
-    def stream(self, model: str, text: Any, stream: bool = True, **options: Any) -> List[Dict[str, Any]]:
+    def stream(self, model: str, text: Any = None, stream: bool = True, **options: Any) -> List[Dict[str, Any]]:
         """Every event of a generate_stream that must answer 200."""
         with self.open_stream(model, text, stream=stream, **options) as events:
             return list(events)
 
     @contextmanager
-    def open_stream(self, model: str, text: Any, **options: Any) -> "Iterator[Iterator[Dict[str, Any]]]":
+    def open_stream(self, model: str, text: Any = None, **options: Any) -> "Iterator[Iterator[Dict[str, Any]]]":
         """The events of a generate_stream as they come; leaving early drops the connection."""
         answer = self.pool.request(
             "POST",
             f"/v2/models/{model}/generate_stream",
-            body=json.dumps({"text_input": text, **options}).encode(),
+            body=json.dumps(generate_body(text, options)).encode(),
             preload_content=False,
         )
         try:
@@ -134,6 +139,11 @@ class HttpDoor:
             yield server_sent_events(answer)
         finally:
             answer.close()
+
+
+def joined(events: List[Dict[str, Any]]) -> str:
+    """The text of a stream of one sequence."""
+    return "".join(event["text_output"] for event in events)
 
 
 def server_sent_events(answer: urllib3.BaseHTTPResponse) -> Iterator[Dict[str, Any]]:

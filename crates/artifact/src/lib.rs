@@ -5,9 +5,10 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `manifest.json` | [`Manifest`]: family, geometry, generation defaults, precision plan |
-//! | `encoder.onnx`, `decoder.onnx` | the graphs; tensors named as in [`graph`], operators as in [`ops`] |
+//! | `encoder.onnx`, `decoder.onnx` | the graphs, a decoder-only model has no encoder; tensors named as in [`graph`], operators as in [`ops`] |
 //! | `weights.bin` | every large tensor, page-aligned, mapped at load |
 //! | `tokenizer.json` | the Hugging Face tokenizer |
+//! | `chat_template.jinja` | the chat template, where the checkpoint has one |
 //! | `normalizer.json` | [`NormalizerSpec`], where the tokenizer was made of a SentencePiece model |
 //!
 //! Whatever both sides must agree on is written here once: a name, a shape, a unit, a version.

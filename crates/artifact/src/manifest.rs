@@ -1,6 +1,6 @@
 //! `manifest.json`: what an artifact is, and how it wants to be run.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,10 @@ pub const ENCODER_FILE: &str = "encoder.onnx";
 pub const DECODER_FILE: &str = "decoder.onnx";
 pub const WEIGHTS_FILE: &str = "weights.bin";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
 /// Version of the artifact format; a reader refuses any other.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Alignment of large tensors in `weights.bin`, in bytes: a page, so that each can be mapped alone.
 pub const PAGE_BYTES: u64 = 4096;
@@ -28,7 +29,13 @@ pub struct Manifest {
     pub family: String,
     pub geometry: Geometry,
     pub embeddings: Embeddings,
+    /// Rotary position embeddings, as the graph numbers them; empty when the model has none.
+    #[serde(default)]
+    pub rotary: Vec<RotarySpec>,
     pub tokenizer: TokenizerSpec,
+    /// How a conversation becomes a prompt; none when the checkpoint has no chat template.
+    #[serde(default)]
+    pub chat: Option<ChatSpec>,
     pub generation: GenerationSpec,
     /// Every tensor of `weights.bin`, in file order. Graph tensors carry the name of their initializer.
     pub tensors: Vec<TensorSpec>,
@@ -36,11 +43,12 @@ pub struct Manifest {
     pub precision_plan: Vec<PrecisionEntry>,
 }
 
-/// Sizes of an encoder-decoder. Lengths are counted in tokens.
+/// Sizes of a model. Lengths are counted in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Geometry {
     pub d_model: usize,
+    /// 0 for a decoder-only model.
     pub encoder_layers: usize,
     pub decoder_layers: usize,
     /// Width of `logits`.
@@ -48,13 +56,14 @@ pub struct Geometry {
     pub head_dim: usize,
     /// Heads of the decoder's self-attention caches; 0 when the decoder has no self-attention.
     pub self_kv_heads: usize,
-    /// Heads of the cross-attention caches.
+    /// Heads of the cross-attention caches; 0 for a decoder-only model.
     pub cross_kv_heads: usize,
     /// Width of each decoder layer's recurrent state; 0 when it has none.
     pub state_width: usize,
     /// Longest source that the positions allow; none when the model has relative positions only.
     pub max_source_tokens: Option<usize>,
-    /// Longest target, likewise, the decoder's start token included.
+    /// Longest target, likewise, the decoder's start token included. For a decoder-only model the context: prompt
+    /// and generated text together.
     pub max_target_tokens: Option<usize>,
 }
 
@@ -62,7 +71,8 @@ pub struct Geometry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embeddings {
-    pub encoder: EmbeddingSpec,
+    /// None for a decoder-only model.
+    pub encoder: Option<EmbeddingSpec>,
     pub decoder: EmbeddingSpec,
 }
 
@@ -78,6 +88,24 @@ pub struct EmbeddingSpec {
     pub scale: f32,
     /// Tensor f32 `[max positions, d_model]`; row 0 belongs to the first token.
     pub positions: Option<String>,
+}
+
+/// Rotation of position `p` and pair `i`: the angle `p · inverse_frequencies[i]`, cosine and sine multiplied by
+/// `magnitude`. Whatever scaling a checkpoint asks for is in the frequencies already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotarySpec {
+    /// Radians a position; one for each pair of a head's rotated elements, `(i, i + pairs)`.
+    pub inverse_frequencies: Vec<f32>,
+    pub magnitude: f32,
+}
+
+/// What the template in `chat_template.jinja` is rendered with, besides the messages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatSpec {
+    /// Texts of special tokens by the name templates know them by: `bos_token`, `eos_token`, `pad_token`, …
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,8 +124,8 @@ pub struct TokenizerSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerationSpec {
-    /// Row of the decoder embedding that starts a sequence.
-    pub decoder_start_token_id: u32,
+    /// Row of the decoder embedding that starts a sequence; none for a decoder-only model, where the prompt does.
+    pub decoder_start_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
     pub pad_token_id: Option<u32>,
     /// Never generated.
@@ -140,6 +168,8 @@ pub enum DType {
     F32,
     F16,
     I8,
+    /// Bytes of a packed format.
+    U8,
 }
 
 impl DType {
@@ -147,10 +177,13 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 => 2,
-            DType::I8 => 1,
+            DType::I8 | DType::U8 => 1,
         }
     }
 }
+
+/// Inputs that share a scale in [`WeightFormat::Int4Block`].
+pub const INT4_BLOCK: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +207,8 @@ impl PrecisionEntry {
             WeightFormat::Int8Column | WeightFormat::Int8Outlier | WeightFormat::Int8Row => {
                 weights + 4 * rows
             }
+            // Half a byte each, and an f32 scale a block.
+            WeightFormat::Int4Block => weights / 2 + weights / INT4_BLOCK * 4,
         }
     }
 }
@@ -209,6 +244,9 @@ pub enum WeightFormat {
     Int8Row,
     /// As `int8_column`; inputs far beyond their row's root mean square are multiplied in full precision.
     Int8Outlier,
+    /// 4-bit weights in blocks of 32 inputs, a scale for each block of an output; activations in 8 bits, quantized
+    /// in the same blocks.
+    Int4Block,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -268,6 +306,16 @@ impl Manifest {
     pub fn decoder_weight_bytes(&self) -> usize {
         let decoder = self.precision_plan.iter().filter(|entry| entry.part == Part::Decoder);
         decoder.map(PrecisionEntry::bytes).sum()
+    }
+
+    /// True for a model without an encoder, whose prompt is the beginning of what it continues.
+    pub fn is_decoder_only(&self) -> bool {
+        self.embeddings.encoder.is_none()
+    }
+
+    /// The embedding of sources: the encoder's, or that of a decoder-only model.
+    pub fn source_embedding(&self) -> &EmbeddingSpec {
+        self.embeddings.encoder.as_ref().unwrap_or(&self.embeddings.decoder)
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {

@@ -7,7 +7,7 @@
 /// Domain of every operator below.
 pub const DOMAIN: &str = "textgen";
 /// Version of the domain; an artifact with another version is refused.
-pub const DOMAIN_VERSION: i64 = 1;
+pub const DOMAIN_VERSION: i64 = 2;
 
 /// Per-row dynamic quantization.
 /// `x` f32 `[N, K]` → `q` u8 `[N, K]` with zero point 128, `scale` f32 `[N, 1]`;
@@ -28,12 +28,23 @@ pub const ROW_DEQUANTIZE: &str = "RowDequantize";
 /// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_SCALE`].
 pub const RAGGED_ATTENTION: &str = "RaggedAttention";
 
+/// Normalizes and rotates the query and key heads of `qkv`, and leaves the values as they are.
+/// `qkv` f32 `[N, (num_heads + 2 · kv_num_heads) · head_dim]` (all q heads, then k, then v), `rotary` f32
+/// `[N, 2 · pairs]` (cosines, then sines), `q_norm`? f32 `[head_dim]`, `k_norm`? f32 `[head_dim]` → `qkv` of the
+/// same shape. Elements `(i, i + pairs)` of a head are a pair: `(a, b)` becomes `(a·cos − b·sin, b·cos + a·sin)`;
+/// those from `2 · pairs` on stay. With norms each head is also multiplied by `norm / √(mean square + ε)`: before
+/// the rotation if [`ATTR_NORM_FIRST`] is 1, after it if it is 0.
+/// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_KV_NUM_HEADS`], and with norms [`ATTR_EPSILON`], [`ATTR_NORM_FIRST`].
+pub const ROTARY_HEADS: &str = "RotaryHeads";
+
 /// Causal self-attention over a slot's cache, which it first extends by the row's tokens.
 /// `qkv` f32 `[N, (num_heads + 2 · kv_num_heads) · head_dim]`, `row_offsets`, `slots`, `positions`,
 /// `past_key`, `past_value`, `bias`? f32 `[num_heads, W + 1]` → f32 `[N, num_heads · head_dim]`,
 /// `present_key`, `present_value` (the same memory as the past).
-/// Score of query position `i` and key position `j ≤ i`: `scale · q·k + bias[h, min(i − j, W)]`.
-/// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_KV_NUM_HEADS`], [`ATTR_SCALE`].
+/// Score of query position `i` and key position `j ≤ i`: `scale · q·k + bias[h, min(i − j, W)]`; with
+/// [`ATTR_SOFTCAP`] `c` then `c · tanh(score / c)`; with [`ATTR_WINDOW`] `w` only keys with `i − j < w` count.
+/// Attributes: [`ATTR_NUM_HEADS`], [`ATTR_KV_NUM_HEADS`], [`ATTR_SCALE`], and if wanted [`ATTR_SOFTCAP`],
+/// [`ATTR_WINDOW`].
 pub const CACHED_ATTENTION: &str = "CachedAttention";
 
 /// Attention over a cache that it does not change.
@@ -56,6 +67,10 @@ pub const ATTR_NUM_HEADS: &str = "num_heads";
 pub const ATTR_KV_NUM_HEADS: &str = "kv_num_heads";
 pub const ATTR_SCALE: &str = "scale";
 pub const ATTR_CLIP: &str = "clip";
+pub const ATTR_EPSILON: &str = "epsilon";
+pub const ATTR_NORM_FIRST: &str = "norm_first";
+pub const ATTR_SOFTCAP: &str = "softcap";
+pub const ATTR_WINDOW: &str = "window";
 
 /// Cache lengths (`P`) must be a multiple of this: keys lie in blocks of so many positions.
 pub const KEY_BLOCK: usize = 16;

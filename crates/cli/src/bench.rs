@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use textgen_artifact::Manifest;
 use triton_textgen::{
     decoding::{SamplerScratch, SamplingParams, TokenSampler},
     engine::{CrossView, DecodeBatch, EncodeBatch, Executor},
-    model::{EncoderDecoder, Runtime},
+    model::{ModelExecutor, Runtime},
 };
 
 use crate::runtime::RuntimeArguments;
@@ -31,7 +32,7 @@ pub struct Arguments {
     /// Numbers of rows to measure
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     rows: Vec<usize>,
-    /// Tokens of each source
+    /// Tokens of each source or prompt
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     source_tokens: u32,
     /// Tokens to generate in each row
@@ -72,6 +73,8 @@ impl Measured {
     }
 }
 
+/// Prompt tokens of one step.
+const PREFILL_TOKENS: usize = 512;
 /// Steps of the run before the one that counts.
 const WARM_UP_STEPS: u32 = 4;
 
@@ -83,17 +86,22 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     options.max_sequences = arguments.rows.iter().copied().max().unwrap_or(1);
     options.max_target_tokens = options.max_target_tokens.max(arguments.steps.max(WARM_UP_STEPS) as usize);
     let loading = Instant::now();
-    let mut executor = EncoderDecoder::load(runtime, &arguments.dir, &manifest, &options)?;
+    let mut executor = ModelExecutor::load(runtime, &arguments.dir, &manifest, &options)?;
     let load = loading.elapsed();
     let limits = executor.limits();
+    let source_tokens = arguments.source_tokens as usize;
+    // Beside the generated tokens, a context holds the prompt.
+    let (max_source_tokens, given) = match limits.encoder {
+        Some(encoder) => (encoder.max_source_tokens, 0),
+        None => (limits.max_target_tokens, source_tokens - 1),
+    };
     anyhow::ensure!(
-        arguments.source_tokens as usize <= limits.max_source_tokens,
-        "--source-tokens {}: at most {} are served; see --max-source-tokens",
-        arguments.source_tokens,
-        limits.max_source_tokens
+        source_tokens <= max_source_tokens,
+        "--source-tokens {source_tokens}: at most {max_source_tokens} are served; see --max-source-tokens and \
+         --max-context-tokens"
     );
     anyhow::ensure!(
-        arguments.steps.max(WARM_UP_STEPS) as usize <= limits.max_target_tokens,
+        given + arguments.steps.max(WARM_UP_STEPS) as usize <= limits.max_target_tokens,
         "--steps {}: the model has positions for {} tokens; ask for fewer",
         arguments.steps,
         limits.max_target_tokens
@@ -102,7 +110,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let bandwidth = read_bandwidth(threads);
     let mut results = Vec::new();
     for &rows in &arguments.rows {
-        let sources = random_sources(rows, arguments.source_tokens as usize, limits.vocab_size);
+        let sources = random_sources(rows, source_tokens, limits.vocab_size);
         // The first run pays for pages and buffers.
         generate(&mut executor, &sources, WARM_UP_STEPS)?;
         results.push(generate(&mut executor, &sources, arguments.steps)?);
@@ -120,32 +128,48 @@ fn random_sources(rows: usize, tokens: usize, vocab_size: usize) -> Vec<Vec<u32>
     (0..rows).map(|_| (0..tokens).map(|_| random_token()).collect()).collect()
 }
 
-/// Encodes `sources` together and decodes `steps` tokens of each.
-fn generate(executor: &mut EncoderDecoder, sources: &[Vec<u32>], steps: u32) -> anyhow::Result<Measured> {
-    let start_token = executor.limits().decoder_start_token_id;
+/// Takes in `sources` together, as sources or as prompts, and decodes `steps` tokens of each.
+fn generate(executor: &mut ModelExecutor, sources: &[Vec<u32>], steps: u32) -> anyhow::Result<Measured> {
+    let encoder = executor.limits().encoder;
     // No end-of-sequence tokens: nothing ends early.
     let params = Arc::new(SamplingParams::default());
     let mut scratch = SamplerScratch::default();
-    let mut rows: Vec<(TokenSampler, u32)> = sources
-        .iter()
-        .map(|_| (TokenSampler::new(params.clone(), 0, start_token, &[]), start_token))
-        .collect();
+    let sampler = |_| (TokenSampler::new(params.clone(), 0, &[]), 0);
+    let mut rows: Vec<(TokenSampler, u32)> = sources.iter().map(sampler).collect();
 
     let start = Instant::now();
-    let mut batch = EncodeBatch::default();
-    for (row, source) in sources.iter().enumerate() {
-        batch.push(source, row);
+    let mut batch = DecodeBatch::default();
+    let mut given = 0;
+    if let Some(encoder) = encoder {
+        let mut batch = EncodeBatch::default();
+        for (row, source) in sources.iter().enumerate() {
+            batch.push(source, row);
+            rows[row].1 = encoder.decoder_start_token_id;
+        }
+        executor.encode(&batch)?;
+    } else {
+        for (row, source) in sources.iter().enumerate() {
+            // The last token of the prompt is fed by the first step.
+            let (last, first) = source.split_last().context("an empty source")?;
+            rows[row].1 = *last;
+            given = first.len();
+            for (index, chunk) in first.chunks(PREFILL_TOKENS).enumerate() {
+                batch.clear();
+                batch.push(chunk, row, index * PREFILL_TOKENS, None);
+                executor.decode(&batch)?;
+            }
+        }
     }
-    executor.encode(&batch)?;
     let encode = start.elapsed();
 
-    let mut batch = DecodeBatch::default();
     let mut times = Vec::with_capacity(steps as usize);
-    for position in 0..steps as usize {
+    for position in given..given + steps as usize {
         let start = Instant::now();
         batch.clear();
         for (row, ((_, token), source)) in rows.iter().zip(sources).enumerate() {
-            batch.push(&[*token], row, position, CrossView { slot: row, tokens: source.len() });
+            let cross = encoder.map(|_| CrossView { slot: row, tokens: source.len() });
+            batch.push(&[*token], row, position, cross);
+            batch.want_logits();
         }
         executor.decode(&batch)?;
         for (row, (sampler, token)) in rows.iter_mut().enumerate() {
@@ -202,7 +226,7 @@ fn print(
     } else {
         writeln!(
             out,
-            "{} threads, sources of {} tokens, {} tokens generated in each row, loaded in {:.1} s; \
+            "{} threads, inputs of {} tokens, {} tokens generated in each row, loaded in {:.1} s; \
              a step reads {:.1} MB of weights, the machine {:.1} GB/s",
             machine.threads,
             arguments.source_tokens,

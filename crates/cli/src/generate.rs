@@ -17,10 +17,14 @@ use triton_textgen::{
     engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
     error::Error,
     options::RequestOptions,
+    prompt::{Languages, PromptInput, PromptTemplate},
     text_model::TextModel,
 };
 
-use crate::{jsonl, runtime::RuntimeArguments};
+use crate::{
+    jsonl::{self, Source},
+    runtime::RuntimeArguments,
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -29,13 +33,20 @@ pub struct Arguments {
     /// Texts to generate from, one line of output for each sequence
     #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
     text: Vec<String>,
-    /// Read one JSON object a line from standard input: `text_input` or `input_ids`, and any option by its name
+    /// Read one JSON object a line from standard input: `text_input`, `messages` or `input_ids`, and any option by
+    /// its name
     #[arg(long)]
     jsonl: bool,
     /// Set an option by its name, as in `--set temperature=0.8 --set 'stop_words=["end", "."]'`; a line of
     /// --jsonl that gives the option too has its own way
     #[arg(long = "set", value_name = "NAME=VALUE")]
     options: Vec<String>,
+    /// Template around each text, as the configuration key `prompt_template` has it
+    #[arg(long, value_name = "JINJA")]
+    prompt_template: Option<String>,
+    /// Languages that the template can name, as the configuration key `languages` has them
+    #[arg(long, value_name = "LIST", requires = "prompt_template")]
+    languages: Option<String>,
     #[command(flatten)]
     runtime: RuntimeArguments,
 }
@@ -93,6 +104,20 @@ impl EventSink for Collector {
     }
 }
 
+impl Arguments {
+    fn prompt_template(&self) -> Result<Option<Arc<PromptTemplate>>, Error> {
+        let Some(source) = &self.prompt_template else { return Ok(None) };
+        let languages = self
+            .languages
+            .as_deref()
+            .map_or(Ok(Languages::default()), Languages::parse)
+            .map_err(|error| error.context("--languages"))?;
+        let template =
+            PromptTemplate::compile(source, languages).map_err(|error| error.context("--prompt-template"))?;
+        Ok(Some(Arc::new(template)))
+    }
+}
+
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut defaults = RequestOptions::default();
     for option in &arguments.options {
@@ -103,7 +128,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let object = Map::from_iter([(name.to_owned(), value)]);
         defaults.set_json(&Value::Object(object).to_string()).map_err(|error| error.context("--set"))?;
     }
-    let options = arguments.runtime.model()?;
+    let mut options = arguments.runtime.model()?;
+    options.prompt_template = arguments.prompt_template()?;
     let model = TextModel::load(&arguments.dir, "textgen", &options, Arc::new(NoObserver))?;
     if arguments.jsonl {
         run_jsonl(&model, &defaults, options.executor.max_sequences)
@@ -115,8 +141,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> anyhow::Result<ExitCode> {
     let mut jobs = Vec::new();
     for text in texts {
-        let ids = model.tokenizer.encode_source(text)?;
-        jobs.push(submit(model, options, ids)?);
+        jobs.push(submit(model, options, Source::Input(PromptInput::Text(text.clone())))?);
     }
     let mut out = BufWriter::new(stdout().lock());
     for job in jobs {
@@ -157,14 +182,18 @@ fn start(
     defaults: &RequestOptions,
     mut object: Map<String, Value>,
 ) -> Result<Job, String> {
-    let ids = jsonl::source(&mut object, &model.manifest, &model.tokenizer)?;
+    let source = jsonl::source(&mut object, &model.text)?;
     let mut options = RequestOptions::default();
     options.set_json(&Value::Object(object).to_string()).map_err(|error| error.to_string())?;
-    submit(model, &options.over(defaults.clone()), ids).map_err(|error| error.to_string())
+    submit(model, &options.over(defaults.clone()), source).map_err(|error| error.to_string())
 }
 
-fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<Job, Error> {
-    let mut options = options.resolve(&model.manifest.generation, &model.tokenizer)?;
+fn submit(model: &TextModel, options: &RequestOptions, source: Source) -> Result<Job, Error> {
+    let mut options = options.resolve(&model.text.manifest.generation, &model.text.tokenizer)?;
+    let prompt = match source {
+        Source::Input(input) => model.prompt(&input, &options)?,
+        Source::Ids(ids) => model.prompt_from_ids(ids, &options.decoder_prefix),
+    };
     // They are always printed.
     options.params.logprobs = true;
     let (done, outcome) = channel();
@@ -172,7 +201,7 @@ fn submit(model: &TextModel, options: &RequestOptions, ids: Vec<u32>) -> Result<
     let sequences =
         std::iter::repeat_with(Sequence::default).take(options.params.num_return_sequences).collect();
     model.engine.submit(GenerateRequest {
-        prompts: vec![model.prompt_from_ids(ids, &options.decoder_prefix)],
+        prompts: vec![prompt],
         params: Arc::new(options.params),
         arrival: Instant::now(),
         deadline: None,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, Manifest, NORMALIZER_FILE, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat,
+    CHAT_TEMPLATE_FILE, DECODER_FILE, ENCODER_FILE, Manifest, NORMALIZER_FILE, TOKENIZER_FILE, WEIGHTS_FILE,
+    WeightFormat,
 };
 
 pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
@@ -34,12 +35,19 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     writeln!(out, "vocabulary       {}", geometry.vocab_size)?;
     let limit =
         |tokens: Option<usize>| tokens.map_or("no limit of its own".to_owned(), |n| format!("{n} tokens"));
-    writeln!(out, "longest source   {}", limit(geometry.max_source_tokens))?;
-    writeln!(out, "longest target   {}", limit(geometry.max_target_tokens))?;
+    if manifest.is_decoder_only() {
+        writeln!(out, "longest context  {}", limit(geometry.max_target_tokens))?;
+    } else {
+        writeln!(out, "longest source   {}", limit(geometry.max_source_tokens))?;
+        writeln!(out, "longest target   {}", limit(geometry.max_target_tokens))?;
+    }
 
     writeln!(out, "\nfiles")?;
     let normalizer = manifest.tokenizer.normalizer.then_some(NORMALIZER_FILE);
-    for file in [ENCODER_FILE, DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE].into_iter().chain(normalizer) {
+    let encoder = (!manifest.is_decoder_only()).then_some(ENCODER_FILE);
+    let template = manifest.chat.is_some().then_some(CHAT_TEMPLATE_FILE);
+    let files = [DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE].into_iter();
+    for file in encoder.into_iter().chain(files).chain(normalizer).chain(template) {
         match std::fs::metadata(dir.join(file)) {
             Ok(metadata) => writeln!(out, "  {file:<16} {:>14} bytes", metadata.len())?,
             Err(error) => writeln!(out, "  {file:<16} {error}")?,
@@ -70,5 +78,6 @@ fn format_name(format: WeightFormat) -> &'static str {
         WeightFormat::Int8Column => "int8 column",
         WeightFormat::Int8Row => "int8 row",
         WeightFormat::Int8Outlier => "int8 outlier",
+        WeightFormat::Int4Block => "int4 block",
     }
 }

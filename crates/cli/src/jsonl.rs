@@ -3,8 +3,10 @@
 use std::io::BufRead;
 
 use serde_json::{Map, Value};
-use textgen_artifact::Manifest;
-use triton_textgen::tokenizer::Tokenizer;
+use triton_textgen::{
+    prompt::{Conversation, PromptInput},
+    text_model::TextSide,
+};
 
 /// A line of input: its id, and its other keys or what is wrong with it.
 pub struct Line {
@@ -61,41 +63,48 @@ fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String
     }
 }
 
-/// Takes the source of a line, special tokens included.
-pub fn source(
-    object: &mut Map<String, Value>,
-    manifest: &Manifest,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<u32>, String> {
+/// Takes `key` as a conversation: a list of messages, or the same in a string, as the server wants it.
+fn take_conversation(object: &mut Map<String, Value>, key: &str) -> Result<Option<Conversation>, String> {
+    let conversation = match object.remove(key) {
+        None => return Ok(None),
+        Some(Value::String(json)) => Conversation::parse(&json),
+        Some(list) => Conversation::from_json(list),
+    };
+    conversation.map(Some).map_err(|error| error.context(key).to_string())
+}
+
+/// What a line begins from.
+pub enum Source {
+    /// Something to make a prompt of.
+    Input(PromptInput),
+    /// Tokens, special ones included.
+    Ids(Vec<u32>),
+}
+
+/// Takes the source of a line.
+pub fn source(object: &mut Map<String, Value>, model: &TextSide) -> Result<Source, String> {
     // The source's vocabulary may be another than the target's.
-    let table = manifest.tensor(&manifest.embeddings.encoder.table);
+    let table = model.manifest.tensor(&model.manifest.source_embedding().table);
     let tokens = table.and_then(|table| table.shape.first()).copied().unwrap_or(0);
-    text_or_ids(object, ["text_input", "input_ids"], tokens, |text| tokenizer.encode_source(text))
+    let text = take_text(object, "text_input")?.map(PromptInput::Text);
+    let conversation = take_conversation(object, "messages")?.map(PromptInput::Conversation);
+    match (text, conversation, take_ids(object, "input_ids", tokens)?) {
+        (Some(input), None, None) | (None, Some(input), None) => Ok(Source::Input(input)),
+        (None, None, Some(ids)) => Ok(Source::Ids(ids)),
+        _ => Err("give one of text_input, messages and input_ids".to_owned()),
+    }
 }
 
 /// Takes the target of a line; a text gets the end-of-sequence token.
-pub fn target(
-    object: &mut Map<String, Value>,
-    manifest: &Manifest,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<u32>, String> {
-    text_or_ids(object, ["text_output", "target_ids"], manifest.geometry.vocab_size, |text| {
-        let mut ids = tokenizer.encode_target(text)?;
-        ids.extend(manifest.generation.eos_token_ids.first());
-        Ok(ids)
-    })
-}
-
-/// Exactly one of a text and a list of ids must be there.
-fn text_or_ids(
-    object: &mut Map<String, Value>,
-    [text_key, ids_key]: [&str; 2],
-    tokens: usize,
-    encode: impl FnOnce(&str) -> triton_textgen::error::Result<Vec<u32>>,
-) -> Result<Vec<u32>, String> {
-    match (take_text(object, text_key)?, take_ids(object, ids_key, tokens)?) {
-        (Some(text), None) => encode(&text).map_err(|error| error.to_string()),
+pub fn target(object: &mut Map<String, Value>, model: &TextSide) -> Result<Vec<u32>, String> {
+    let text = take_text(object, "text_output")?;
+    match (text, take_ids(object, "target_ids", model.manifest.geometry.vocab_size)?) {
+        (Some(text), None) => {
+            let mut ids = model.tokenizer.encode_target(&text).map_err(|error| error.to_string())?;
+            ids.extend(model.manifest.generation.eos_token_ids.first());
+            Ok(ids)
+        }
         (None, Some(ids)) => Ok(ids),
-        _ => Err(format!("give either {text_key} or {ids_key}")),
+        _ => Err("give either text_output or target_ids".to_owned()),
     }
 }

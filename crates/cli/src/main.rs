@@ -29,7 +29,7 @@ struct Cli {
 enum Command {
     /// Convert a checkpoint folder to an artifact, or to a whole model-repository entry
     Convert {
-        /// Folder of the checkpoint: a Bergamot model, or a Hugging Face model of the T5 family
+        /// Folder of the checkpoint: a Bergamot model, or a Hugging Face model; or a GGUF file
         source: PathBuf,
         /// Folder to write the artifact to
         #[arg(
@@ -39,7 +39,7 @@ enum Command {
             conflicts_with = "repository"
         )]
         out: Option<PathBuf>,
-        /// Model repository to write an entry to
+        /// Model repository to write an entry to; an entry that has a config.pbtxt keeps it
         #[arg(long, value_name = "DIR", requires = "name")]
         repository: Option<PathBuf>,
         /// Name of the model in the repository
@@ -48,7 +48,7 @@ enum Command {
         /// Format of the weights
         #[arg(long, value_enum, default_value_t = PrecisionArg::Int8)]
         precision: PrecisionArg,
-        /// Replace an earlier result
+        /// Replace an earlier artifact
         #[arg(long)]
         force: bool,
     },
@@ -71,6 +71,8 @@ enum PrecisionArg {
     Fp32,
     /// 8-bit weights, but for tensors that need more
     Int8,
+    /// 4-bit weights where a step of one row reads most, 8-bit ones elsewhere; decoder-only models
+    Int4,
 }
 
 fn main() -> ExitCode {
@@ -97,6 +99,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let precision = match precision {
                 PrecisionArg::Fp32 => Precision::Fp32,
                 PrecisionArg::Int8 => Precision::Int8,
+                PrecisionArg::Int4 => Precision::Int4,
             };
             let report = textgen_convert::convert(&ConvertOptions { source, target, precision, force })?;
             // Not println!, which panics when nobody reads.

@@ -28,6 +28,9 @@ pub struct RuntimeArguments {
     /// Longest target, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_target_tokens: u32,
+    /// Longest context of a decoder-only model, prompt and generated text together, in tokens
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=1048576))]
+    max_context_tokens: u32,
 }
 
 impl RuntimeArguments {
@@ -53,6 +56,7 @@ impl RuntimeArguments {
             max_sequences: self.max_sequences as usize,
             max_source_tokens: self.max_source_tokens as usize,
             max_target_tokens: self.max_target_tokens as usize,
+            max_context_tokens: self.max_context_tokens as usize,
         }
     }
 
@@ -62,6 +66,7 @@ impl RuntimeArguments {
             executor: self.executor(),
             // The texts of one run wait for each other; nobody else is kept waiting.
             engine: EngineOptions { max_queue_requests: usize::MAX, ..EngineOptions::default() },
+            prompt_template: None,
         })
     }
 }

@@ -39,6 +39,34 @@ fn an_entry_of_a_repository_is_written() {
 }
 
 #[test]
+fn an_entry_with_a_configuration_is_filled_and_keeps_it() {
+    let root = tempfile::tempdir().unwrap();
+    let entry = root.path().join("mine");
+    fs::create_dir_all(entry.join("1")).unwrap();
+    fs::write(entry.join("1/.gitkeep"), "").unwrap();
+    let config = "# mine\nbackend: \"textgen\"\nmax_batch_size: 4\n";
+    fs::write(entry.join("config.pbtxt"), config).unwrap();
+    let with = |source: &str, arguments: &[&str]| {
+        let source = fixture(source);
+        let convert = ["convert", path(&source), "--repository", path(root.path()), "--name", "mine"];
+        textgen(convert.iter().chain(arguments))
+    };
+
+    assert_eq!(with("flan", &[]).succeeded(), format!("{}\n", entry.join("1").display()));
+    let weights = fs::read(entry.join("1/weights.bin")).unwrap();
+    with("mt5", &[]).failed(&["mine/1", "not empty", "--force"]);
+    assert_eq!(fs::read(entry.join("1/weights.bin")).unwrap(), weights);
+    with("mt5", &["--force"]).succeeded();
+    assert_ne!(fs::read(entry.join("1/weights.bin")).unwrap(), weights);
+    assert_eq!(fs::read_to_string(entry.join("config.pbtxt")).unwrap(), config);
+    assert_eq!(names(&entry), ["1", "config.pbtxt"]);
+    assert!(entry.join("1/.gitkeep").is_file());
+
+    fs::write(entry.join("config.pbtxt"), "platform: \"ensemble\"\n").unwrap();
+    with("flan", &["--force"]).failed(&["mine", "config.pbtxt", "backend"]);
+}
+
+#[test]
 fn a_missing_or_unknown_source_is_named() {
     let root = tempfile::tempdir().unwrap();
     let (missing, out) = (root.path().join("missing"), root.path().join("out"));

@@ -185,7 +185,20 @@ fn a_bad_line_fails_alone() {
     );
     line(br#"{"id": 9, "text_input": 5}"#, json!(9), &["text_input", "got 5", "a string"]);
     line(br#"{"id": 9, "text_input": "a", "input_ids": [1]}"#, json!(9), &["text_input", "input_ids"]);
-    line(br#"{"id": 9}"#, json!(9), &["text_input", "input_ids"]);
+    line(br#"{"id": 9}"#, json!(9), &["text_input", "messages", "input_ids"]);
+    line(br#"{"id": 9, "messages": [{"role": "user"}]}"#, json!(9), &["messages", "message 0", "`content`"]);
+    line(br#"{"id": 9, "messages": "[]"}"#, json!(9), &["messages", "0 messages"]);
+    line(
+        br#"{"id": 9, "messages": [{"role": "user", "content": "a"}]}"#,
+        json!(9),
+        &["messages", "no chat template"],
+    );
+    line(
+        br#"{"id": 9, "text_input": "a", "apply_chat_template": true}"#,
+        json!(9),
+        &["apply_chat_template", "no chat template"],
+    );
+    line(br#"{"id": 9, "text_input": "a", "tgt_lang": "de"}"#, json!(9), &["tgt_lang", "prompt_template"]);
     line(br#"{"id": 9, "input_ids": [5, 120, 1]}"#, json!(9), &["input_ids", "120"]);
     line(br#"{"id": 9, "input_ids": [4294967295]}"#, json!(9), &["input_ids", "4294967295"]);
     line(br#"{"id": 9, "input_ids": [4294967296]}"#, json!(9), &["input_ids", "4294967296"]);
@@ -214,6 +227,43 @@ fn a_bad_line_fails_alone() {
     }
     let last = objects.last().unwrap();
     assert_eq!((&last["id"], &last["num_output_tokens"]), (&good, &json!(2)));
+}
+
+#[test]
+fn a_prompt_template_goes_around_texts_and_not_around_ids() {
+    let artifact = Artifact::convert("flan");
+    let input = lines(&[
+        json!({"text_input": "human", "max_tokens": 4}),
+        json!({"text_input": "human", "max_tokens": 4, "tgt_lang": "German"}),
+        json!({"text_input": "human", "max_tokens": 4, "tgt_lang": "fr"}),
+        json!({"input_ids": SOURCE, "max_tokens": 4}),
+    ]);
+    let template = "{{ tgt_lang.name }} {{ text }} rights";
+    let options = ["--prompt-template", template, "--languages", "en, de", "--set", "tgt_lang=en"];
+    let objects = artifact.generate(&options, &input).objects();
+    assert_error(&objects[2], &json!(3), &["tgt_lang", "\"fr\"", "en, de"]);
+    let plain = lines(&[
+        json!({"text_input": "English human rights", "max_tokens": 4}),
+        json!({"text_input": "German human rights", "max_tokens": 4}),
+        json!({"input_ids": SOURCE, "max_tokens": 4}),
+    ]);
+    let expected = artifact.generate(&[], &plain).objects();
+    for (got, plain) in [(0, 0), (1, 1), (3, 2)] {
+        for key in ["token_ids", "num_input_tokens", "logprobs"] {
+            assert_eq!(objects[got][key], expected[plain][key], "{got} {key}");
+        }
+    }
+    assert_ne!(objects[0]["logprobs"], objects[1]["logprobs"]);
+
+    let dir = artifact.dir();
+    let run = ["generate", path(&dir), "text"];
+    for (arguments, words) in [
+        (&["--prompt-template", "{{ text }"][..], &["--prompt-template", "line 1"][..]),
+        (&["--prompt-template", "{{ text }}", "--languages", "xx"], &["--languages", "xx"]),
+    ] {
+        textgen(run.iter().chain(arguments)).failed(words);
+    }
+    textgen(run.iter().chain(&["--languages", "en"])).misused(&["--prompt-template"]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn a_wrong_command_line_is_refused() {
     textgen(["convert", "source"]).misused(&["--out"]);
     textgen(["convert", "source", "--repository", "models"]).misused(&["--name"]);
     textgen(["convert", "source", "--out", "x", "--repository", "y", "--name", "z"]).misused(&["--out"]);
-    textgen(["convert", "source", "--out", "x", "--precision", "int4"]).misused(&["int8", "fp32"]);
+    textgen(["convert", "source", "--out", "x", "--precision", "int3"]).misused(&["int8", "fp32"]);
 }
 
 #[test]

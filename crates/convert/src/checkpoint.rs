@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use textgen_artifact::{Embeddings, GenerationSpec, Geometry, TokenizerSpec};
+use textgen_artifact::{ChatSpec, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec};
 
 use crate::{error::Result, weights::WeightsWriter};
 
@@ -12,6 +12,8 @@ pub enum Precision {
     Fp32,
     /// 8 bits, but for tensors that need more; the manifest's precision plan says which.
     Int8,
+    /// 4 bits for what one step reads most, 8 bits for the rest.
+    Int4,
 }
 
 /// A checkpoint whose family is known and whose configuration has been read and checked.
@@ -26,6 +28,8 @@ pub struct Description {
     pub family: &'static str,
     pub geometry: Geometry,
     pub embeddings: Embeddings,
+    pub rotary: Vec<RotarySpec>,
     pub tokenizer: TokenizerSpec,
+    pub chat: Option<ChatSpec>,
     pub generation: GenerationSpec,
 }

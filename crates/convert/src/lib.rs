@@ -6,7 +6,9 @@
 
 pub mod bergamot;
 mod checkpoint;
+pub mod decoder_only;
 pub mod error;
+pub mod gguf;
 pub mod graph;
 pub mod huggingface;
 pub mod onnx;
@@ -30,15 +32,16 @@ use weights::WeightsWriter;
 
 /// What the folder of a checkpoint may hold, for messages.
 const CHECKPOINTS: &str = "a Bergamot model (`*.intgemm*.bin` and its vocabulary) \
-     or a Hugging Face T5 model (`config.json`, safetensors, tokenizer)";
+     or a Hugging Face model of the T5, Llama, Qwen, Gemma or HunYuan family (`config.json`, safetensors or `pytorch_model.bin`, tokenizer), \
+     or give a GGUF file of one of the latter";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvertOptions {
-    /// Folder of the checkpoint.
+    /// Folder of the checkpoint, or a GGUF file.
     pub source: PathBuf,
     pub target: Target,
     pub precision: Precision,
-    /// Replace an earlier result.
+    /// Replace an earlier artifact.
     pub force: bool,
 }
 
@@ -47,7 +50,7 @@ pub struct ConvertOptions {
 pub enum Target {
     /// Into this folder.
     Folder(PathBuf),
-    /// Into version 1 of a model of a Triton model repository, with the model's `config.pbtxt`.
+    /// Into version 1 of a model of a Triton model repository. A model that has no `config.pbtxt` gets one.
     Repository { repository: PathBuf, name: String },
 }
 
@@ -61,27 +64,40 @@ pub struct Report {
 
 /// Converts a checkpoint. The result appears whole, or not at all.
 pub fn convert(options: &ConvertOptions) -> Result<Report> {
-    let place = match &options.target {
-        Target::Folder(dir) => dir.clone(),
-        Target::Repository { repository, name } => repository::entry(repository, name)?,
+    let (place, is_new_entry) = match &options.target {
+        Target::Folder(dir) => (dir.clone(), false),
+        Target::Repository { repository, name } => {
+            let entry = repository::entry(repository, name)?;
+            match repository::is_configured(&entry)? {
+                true => (entry.join(repository::VERSION_DIR), false),
+                false => (entry, true),
+            }
+        }
     };
     let checkpoint = open(&options.source)?;
     let staging = Staging::create(&place, options.force)?;
-    let in_repository = matches!(options.target, Target::Repository { .. });
-    let dir = if in_repository { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
+    let dir = if is_new_entry { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
     let manifest = write_artifact(checkpoint.as_ref(), &dir, options.precision)?;
     let place = staging.publish()?;
-    let artifact = if in_repository { place.join(repository::VERSION_DIR) } else { place };
+    let artifact = if is_new_entry { place.join(repository::VERSION_DIR) } else { place };
     Ok(Report { artifact, manifest })
 }
 
 /// Reads the configuration of the checkpoint in a folder; the tensors stay where they are.
 fn open(source: &Path) -> Result<Box<dyn Checkpoint>> {
+    if let Some(file) = gguf::Gguf::find(source)?
+        && let Some(checkpoint) = decoder_only::DecoderOnly::open_gguf(&file)?
+    {
+        return Ok(Box::new(checkpoint));
+    }
     source.read_dir().map_err(ConvertError::io(source))?;
     if let Some(package) = bergamot::Package::find(source)? {
         return Ok(Box::new(bergamot::Bergamot::open(&package)?));
     }
     if let Some(checkpoint) = t5::T5::open(source)? {
+        return Ok(Box::new(checkpoint));
+    }
+    if let Some(checkpoint) = decoder_only::DecoderOnly::open(source)? {
         return Ok(Box::new(checkpoint));
     }
     Err(ConvertError::UnknownCheckpoint {
@@ -102,7 +118,9 @@ fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, precision: Precision)
         family: description.family.to_owned(),
         geometry: description.geometry,
         embeddings: description.embeddings,
+        rotary: description.rotary,
         tokenizer: description.tokenizer,
+        chat: description.chat,
         generation: description.generation,
         tensors,
         precision_plan,

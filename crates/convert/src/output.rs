@@ -10,10 +10,10 @@ use std::{
 use tempfile::TempDir;
 use textgen_artifact::MANIFEST_FILE;
 
-use crate::{
-    error::{ConvertError, Result},
-    repository,
-};
+use crate::error::{ConvertError, Result};
+
+/// Keeps an empty folder in a repository of git; it stays beside the result.
+const PLACEHOLDER: &str = ".gitkeep";
 
 /// A folder beside the target, which takes the target's place when it is complete. Dropped before that, it
 /// leaves nothing behind.
@@ -46,7 +46,9 @@ impl Staging {
             if !place.is_dir() {
                 return Err(unusable("it is a file"));
             }
-            if fs::read_dir(&place).map_err(io_error)?.next().is_some() {
+            let names = fs::read_dir(&place).map_err(io_error)?.map(|entry| Ok(entry?.file_name()));
+            let names = names.collect::<io::Result<Vec<_>>>().map_err(io_error)?;
+            if names.iter().any(|name| name != PLACEHOLDER) {
                 if !force {
                     return Err(ConvertError::OutputExists { path: target.display().to_string() });
                 }
@@ -74,6 +76,15 @@ impl Staging {
     /// Puts the folder in the target's place, and returns that.
     pub fn publish(self) -> Result<PathBuf> {
         let Self { folder, target } = self;
+        let placeholder = target.join(PLACEHOLDER);
+        if placeholder.is_file() {
+            let io_error = |source| ConvertError::Io { path: placeholder.display().to_string(), source };
+            fs::copy(&placeholder, folder.path().join(PLACEHOLDER)).map_err(io_error)?;
+            if !is_earlier_result(&target) {
+                // Only an empty folder can be replaced by renaming.
+                fs::remove_file(&placeholder).map_err(io_error)?;
+            }
+        }
         let earlier = if is_earlier_result(&target) {
             // Kept until the new one stands.
             let parent = target.parent().unwrap_or(&target);
@@ -102,11 +113,9 @@ impl Staging {
     }
 }
 
-/// True for an artifact and for a model-repository entry that holds one.
+/// True for an artifact.
 fn is_earlier_result(dir: &Path) -> bool {
-    let inside = dir.join(repository::VERSION_DIR);
     dir.join(MANIFEST_FILE).is_file()
-        || (dir.join(repository::CONFIG_FILE).is_file() && inside.join(MANIFEST_FILE).is_file())
 }
 
 #[cfg(test)]
@@ -152,6 +161,20 @@ mod tests {
         stage(&target, true, "3").unwrap();
         assert_eq!(fs::read_to_string(target.join(MANIFEST_FILE)).unwrap(), "3");
         assert_eq!(names(root.path()), ["model"]);
+    }
+
+    #[test]
+    fn a_placeholder_is_nothing_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("1");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join(PLACEHOLDER), "").unwrap();
+        for (force, manifest) in [(false, "1"), (true, "2")] {
+            stage(&target, force, manifest).unwrap();
+            assert_eq!(fs::read_to_string(target.join(MANIFEST_FILE)).unwrap(), manifest);
+            assert!(target.join(PLACEHOLDER).is_file());
+        }
+        assert_eq!(names(root.path()), ["1"]);
     }
 
     #[test]

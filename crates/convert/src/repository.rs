@@ -1,7 +1,7 @@
 //! An entry of a Triton model repository.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -40,6 +40,28 @@ pub fn entry(repository: &Path, name: &str) -> Result<PathBuf> {
     Ok(repository.join(name))
 }
 
+/// True for an entry that has a configuration: it is the user's, and only the artifact beside it is ours to write.
+pub fn is_configured(entry: &Path) -> Result<bool> {
+    let file = entry.join(CONFIG_FILE);
+    let config = match fs::read_to_string(&file) {
+        Ok(config) => config,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(ConvertError::io(&file)(error)),
+    };
+    if config.lines().any(names_our_backend) {
+        return Ok(true);
+    }
+    Err(ConvertError::OutputUnusable {
+        path: entry.display().to_string(),
+        reason: format!("its {CONFIG_FILE} is for something else: no line says backend: \"textgen\""),
+    })
+}
+
+fn names_our_backend(line: &str) -> bool {
+    let line: String = line.chars().filter(|c| !c.is_whitespace()).collect();
+    ["backend:\"textgen\"", "backend:'textgen'"].iter().any(|wanted| line.starts_with(wanted))
+}
+
 /// Writes the configuration into the entry's folder and makes that of the artifact.
 pub fn prepare(entry: &Path) -> Result<PathBuf> {
     let config = entry.join(CONFIG_FILE);
@@ -52,6 +74,24 @@ pub fn prepare(entry: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_of_something_else_is_left_alone() {
+        let entry = tempfile::tempdir().unwrap();
+        assert!(!is_configured(entry.path()).unwrap());
+        let write = |config: &str| fs::write(entry.path().join(CONFIG_FILE), config).unwrap();
+        for config in [CONFIG, "  backend : \"textgen\" # ours", "max_batch_size: 8\nbackend: 'textgen'"] {
+            write(config);
+            assert!(is_configured(entry.path()).unwrap(), "{config}");
+        }
+        for config in ["", "platform: \"ensemble\"", "backend: \"python\"", "# backend: \"textgen\""] {
+            write(config);
+            assert!(
+                matches!(is_configured(entry.path()), Err(ConvertError::OutputUnusable { .. })),
+                "{config}"
+            );
+        }
+    }
 
     #[test]
     fn a_name_stays_within_the_repository() {

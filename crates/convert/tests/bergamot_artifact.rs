@@ -231,11 +231,11 @@ fn the_manifest_says_how_the_model_is_run() {
     let manifest = Manifest::read(&converted.report.artifact).unwrap();
     assert_eq!(manifest, converted.report.manifest);
     assert_eq!(manifest.family, "bergamot");
-    assert_eq!(manifest.generation.decoder_start_token_id as usize, VOCAB);
+    assert_eq!(manifest.generation.decoder_start_token_id.unwrap() as usize, VOCAB);
     assert_eq!(manifest.generation.eos_token_ids, [0]);
     assert_eq!(manifest.generation.suppress_tokens, [1]);
     assert_eq!(manifest.tokenizer.source_suffix, [0]);
-    assert_eq!(manifest.embeddings.encoder.scale, 8.0);
+    assert_eq!(manifest.embeddings.encoder.as_ref().unwrap().scale, 8.0);
     assert_eq!((manifest.geometry.state_width, manifest.geometry.self_kv_heads), (D_MODEL, 0));
     assert_eq!((manifest.geometry.cross_kv_heads, manifest.geometry.head_dim), (2, D_MODEL / 2));
     let head = manifest.precision_plan.iter().find(|entry| entry.name == "/lm_head").unwrap();

@@ -162,8 +162,8 @@ fn the_manifest_says_how_the_model_is_run() {
     assert_eq!((geometry.encoder_layers, geometry.decoder_layers), (3, 2));
     assert_eq!((geometry.self_kv_heads, geometry.cross_kv_heads, geometry.head_dim), (2, 2, 12));
     assert_eq!((geometry.vocab_size, geometry.max_source_tokens), (120, None));
-    assert_eq!(manifest.embeddings.encoder, manifest.embeddings.decoder);
-    assert_eq!(manifest.generation.decoder_start_token_id, 0);
+    assert_eq!(manifest.embeddings.encoder.as_ref(), Some(&manifest.embeddings.decoder));
+    assert_eq!(manifest.generation.decoder_start_token_id, Some(0));
     assert_eq!(manifest.generation.eos_token_ids, [1]);
     assert!(manifest.tokenizer.add_special_tokens && manifest.tokenizer.source_suffix.is_empty());
 }
@@ -199,8 +199,47 @@ fn int8_keeps_more_bits_where_they_are_needed() {
         assert_eq!(formats(&report, product), of(WeightFormat::Int8Column), "{product}");
     }
     assert_eq!(formats(&report, "/wo"), of(WeightFormat::Int8Outlier));
-    let table = report.manifest.tensor(&report.manifest.embeddings.encoder.table).unwrap();
+    let table = report.manifest.tensor(&report.manifest.embeddings.encoder.as_ref().unwrap().table).unwrap();
     assert_eq!(table.dtype, DType::F16);
+}
+
+/// The fixture `t5` with its weights as PyTorch saves them.
+fn torch_twin() -> Copied {
+    let copy = Copied::of("t5");
+    fs::remove_file(copy.file("model.safetensors")).unwrap();
+    fs::copy(fixture("../torch/pytorch_model.bin"), copy.file("pytorch_model.bin")).unwrap();
+    copy
+}
+
+#[test]
+fn a_pytorch_checkpoint_gives_the_same_artifact() {
+    for precision in [Precision::Fp32, Precision::Int8] {
+        let expected = Copied::of("t5");
+        let expected = files(&expected.convert(precision).unwrap());
+        let copy = torch_twin();
+        assert!(files(&copy.convert(precision).unwrap()) == expected);
+
+        let copy = torch_twin();
+        fs::rename(copy.file("pytorch_model.bin"), copy.file("one.bin")).unwrap();
+        let index = serde_json::json!({"weight_map": {"shared.weight": "one.bin"}});
+        fs::write(copy.file("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+        assert!(files(&copy.convert(precision).unwrap()) == expected);
+    }
+}
+
+#[test]
+fn a_pytorch_checkpoint_that_cannot_be_read_is_named() {
+    let copy = torch_twin();
+    fs::copy(fixture("../torch/legacy.bin"), copy.file("pytorch_model.bin")).unwrap();
+    let message = copy.message();
+    assert!(message.contains("before 1.6") && message.contains("torch.save"), "{message}");
+
+    let copy = torch_twin();
+    let bytes = fs::read(copy.file("pytorch_model.bin")).unwrap();
+    for length in [0, 3, 4, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(copy.file("pytorch_model.bin"), &bytes[..length]).unwrap();
+        assert!(copy.message().contains("pytorch_model.bin: "), "{length} bytes");
+    }
 }
 
 #[test]
@@ -208,10 +247,6 @@ fn what_is_missing_is_named() {
     let copy = Copied::of("t5");
     fs::remove_file(copy.file("spiece.model")).unwrap();
     assert!(copy.message().contains("`tokenizer.json` or `spiece.model` is missing"));
-
-    let copy = Copied::of("t5");
-    fs::rename(copy.file("model.safetensors"), copy.file("pytorch_model.bin")).unwrap();
-    assert!(copy.message().contains("pickled PyTorch"));
 
     let copy = Copied::of("madlad");
     fs::remove_file(copy.file("model-00002-of-00002.safetensors")).unwrap();

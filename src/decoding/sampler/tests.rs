@@ -11,7 +11,7 @@ use super::*;
 use crate::error::ErrorKind;
 
 fn sampler(params: SamplingParams, seed: u64) -> TokenSampler {
-    TokenSampler::new(Arc::new(params), seed, 0, &[])
+    TokenSampler::new(Arc::new(params), seed, &[0])
 }
 
 fn greedy(logits: &[f32]) -> Result<Choice> {
@@ -90,7 +90,8 @@ fn scores_equal_those_of_hugging_face() {
             eos_token_ids: golden.eos_token_ids.clone(),
             ..SamplingParams::default()
         };
-        let mut history = TargetHistory::new(&params, case.start_token, &case.prefix);
+        let context = [&[case.start_token], &case.prefix[..]].concat();
+        let mut history = TargetHistory::new(&params, &context);
         for &token in &case.generated {
             history.push(token);
         }

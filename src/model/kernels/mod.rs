@@ -5,6 +5,8 @@ mod attention;
 mod exp;
 mod isa;
 mod quantize;
+mod rotary;
 
-pub use attention::{Bias, Keys, Query, Values, attend, pack_keys, write_key};
+pub use attention::{Bias, KeyValues, QUERY_TILE, Query, Scoring, attend, pack_keys, write_key};
 pub use quantize::{add_scaled_weights, cut_off, dequantize_row, quantize_row};
+pub use rotary::{HeadNorm, normalize_head, rotate_head};

@@ -1,21 +1,22 @@
 //! `RaggedAttention`, `CachedAttention`, `CrossAttention`: three views of one kernel.
 //!
-//! Work is shared out by row and key-value head, never within a sum, so that a row's result does not depend on
-//! what else is in the batch nor on the number of threads.
+//! Work is shared out by row, key-value head and a few queries, never within a sum, so that a row's result does
+//! not depend on what else is in the batch nor on the number of threads.
 
 use std::cell::RefCell;
 
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType::{Float32, Int32};
 use textgen_artifact::ops::{
-    ATTR_KV_NUM_HEADS, ATTR_NUM_HEADS, ATTR_SCALE, CACHED_ATTENTION, CROSS_ATTENTION, RAGGED_ATTENTION,
+    ATTR_KV_NUM_HEADS, ATTR_NUM_HEADS, ATTR_SCALE, ATTR_SOFTCAP, ATTR_WINDOW, CACHED_ATTENTION,
+    CROSS_ATTENTION, RAGGED_ATTENTION,
 };
 
 use super::{
     cache::{Source, check_distinct, store},
     context::{CacheShape, Call, Input, Rows, SharedMut, guarded, size_attribute},
 };
-use crate::model::kernels::{Bias, Keys, Query, Values, attend, pack_keys};
+use crate::model::kernels::{Bias, KeyValues, QUERY_TILE, Query, Scoring, attend, pack_keys};
 
 thread_local! {
     /// Scores and packed keys, kept from call to call.
@@ -32,7 +33,9 @@ struct Scratch {
 struct Heads {
     query: usize,
     kv: usize,
-    scale: f32,
+    scoring: Scoring,
+    /// A query sees so many keys at most, its own included; `usize::MAX` for all.
+    window: usize,
 }
 
 impl Heads {
@@ -49,7 +52,14 @@ impl Heads {
         if query % kv != 0 {
             return Err(ort::Error::new(format!("{operator}: {query} heads are not a multiple of {kv}")));
         }
-        Ok(Self { query, kv, scale })
+        let softcap = kernel.get::<f32>(ATTR_SOFTCAP).unwrap_or(0.0);
+        let window = kernel.get::<i64>(ATTR_WINDOW).and_then(|window| usize::try_from(window).ok());
+        Ok(Self {
+            query,
+            kv,
+            scoring: Scoring { scale, softcap },
+            window: window.filter(|&window| window > 0).unwrap_or(usize::MAX),
+        })
     }
 
     /// Query heads that share a key-value head.
@@ -125,6 +135,33 @@ attention_operator!(
 );
 attention_operator!(CrossAttention, CROSS_ATTENTION, [F32, I32, I32, I32, F32, F32], [Float32]);
 
+/// Attends with the queries `0 .. count`, a tile at a time. `query` gives each of them, and `place` the first
+/// element of its output, `[head_dim]` elements of `out`.
+///
+/// # Safety
+/// No other thread writes these outputs.
+unsafe fn attend_all<'a>(
+    queries: std::ops::Range<usize>,
+    query: impl Fn(usize) -> Query<'a>,
+    place: impl Fn(usize) -> usize,
+    scoring: Scoring,
+    cache: KeyValues<'_>,
+    scores: &mut Vec<f32>,
+    out: SharedMut<f32>,
+) {
+    for start in queries.clone().step_by(QUERY_TILE) {
+        let tile = start..(start + QUERY_TILE).min(queries.end);
+        let mut gathered = [Query { q: &[], bias: Bias::Zero, first: 0, end: 0 }; QUERY_TILE];
+        let mut outs: [&mut [f32]; QUERY_TILE] = std::array::from_fn(|_| &mut [][..]);
+        for (place_in_tile, index) in tile.clone().enumerate() {
+            gathered[place_in_tile] = query(index);
+            // SAFETY: each query's output is its own, and this thread's by the caller's word.
+            outs[place_in_tile] = unsafe { out.part(place(index), gathered[place_in_tile].q.len()) };
+        }
+        attend(&gathered[..tile.len()], scoring, cache, scores, &mut outs[..tile.len()]);
+    }
+}
+
 impl RaggedAttention {
     fn compute(call: Call<'_>, heads: Heads) -> ort::Result<()> {
         let qkv = call.input::<f32>(0)?;
@@ -150,22 +187,21 @@ impl RaggedAttention {
                 return;
             }
             let source = &qkv.data[range.start * width..range.end * width];
-            SCRATCH.with_borrow_mut(|scratch| {
-                let keys = &source[inner + head * head_dim..];
-                pack_keys(keys, width, head_dim, range.len(), &mut scratch.keys);
-                for (position, token) in range.clone().enumerate() {
-                    let bias = bias
-                        .map_or(Bias::Zero, |bias| Bias::Bidirectional { table: bias.head(head), position });
-                    let q = &source[position * width + head * head_dim..][..head_dim];
-                    // SAFETY: each (token, head) is written by the one thread that has its item.
-                    let out = unsafe { out.part(token * inner + head * head_dim, head_dim) };
-                    attend(
-                        Query { q, scale: heads.scale, bias },
-                        Keys { blocks: &scratch.keys, count: range.len() },
-                        Values { data: &source[2 * inner + head * head_dim..], stride: width },
-                        &mut scratch.scores,
-                        out,
-                    );
+            let query = |position: usize| Query {
+                q: &source[position * width + head * head_dim..][..head_dim],
+                bias: bias
+                    .map_or(Bias::Zero, |bias| Bias::Bidirectional { table: bias.head(head), position }),
+                first: 0,
+                end: range.len(),
+            };
+            SCRATCH.with_borrow_mut(|Scratch { scores, keys }| {
+                pack_keys(&source[inner + head * head_dim..], width, head_dim, range.len(), keys);
+                let values = &source[2 * inner + head * head_dim..];
+                let cache = KeyValues { keys, values, stride: width };
+                let place = |position| (range.start + position) * inner + head * head_dim;
+                // SAFETY: each (row, head) is written by the one thread that has its item.
+                unsafe {
+                    attend_all(0..range.len(), query, place, heads.scoring, cache, scores, out);
                 }
             });
         })
@@ -197,41 +233,67 @@ impl CachedAttention {
         let out = SharedMut::of(call.output::<f32>(0, &[tokens as i64, inner as i64])?);
         let source =
             Source { data: qkv.data, width, key_start: inner, value_start: inner + heads.kv * head_dim };
+        let store_head = |item: usize| {
+            let (row, kv_head) = (item / heads.kv, item % heads.kv);
+            let (slot, past) = (slots[row] as usize, positions[row] as usize);
+            // SAFETY: slots are distinct, so this head of this slot is this item's alone.
+            unsafe { store(source, rows.range(row), kv_head, shape, slot, past, keys, values) };
+        };
+        let group = heads.group();
+        // Queries of one row and key-value head: token by token, and within a token head by head.
+        let attend_part = |row: usize, kv_head: usize, queries: std::ops::Range<usize>| {
+            let past = positions[row] as usize;
+            let start = shape.head_start(slots[row] as usize, kv_head);
+            // SAFETY: this head of this slot has been written, and nobody writes it any more.
+            let (keys, values) = unsafe {
+                (
+                    keys.data.shared(start, shape.head_elements()),
+                    values.data.shared(start, shape.head_elements()),
+                )
+            };
+            let first_token = rows.range(row).start;
+            let head = |index: usize| kv_head * group + index % group;
+            let query = |index: usize| {
+                let position = past + index / group;
+                let token = first_token + index / group;
+                Query {
+                    q: &qkv.data[token * width + head(index) * head_dim..][..head_dim],
+                    bias: bias
+                        .map_or(Bias::Zero, |bias| Bias::Causal { table: bias.head(head(index)), position }),
+                    first: (position + 1).saturating_sub(heads.window),
+                    end: position + 1,
+                }
+            };
+            let place = |index: usize| (first_token + index / group) * inner + head(index) * head_dim;
+            let cache = KeyValues { keys, values, stride: head_dim };
+            SCRATCH.with_borrow_mut(|Scratch { scores, .. }| {
+                // SAFETY: each (row, head, query) is written by the one thread that has its item.
+                unsafe { attend_all(queries, query, place, heads.scoring, cache, scores, out) };
+            });
+        };
         let cost = (0..rows.count())
             .map(|row| rows.range(row).len() * (positions[row] as usize + rows.range(row).len()))
             .sum::<usize>()
             * inner;
-        call.for_each(rows.count() * heads.kv, cost, |item| {
-            let (row, kv_head) = (item / heads.kv, item % heads.kv);
-            let (slot, past) = (slots[row] as usize, positions[row] as usize);
-            let start = shape.head_start(slot, kv_head);
-            // SAFETY: slots are distinct, so this head of this slot is this item's alone; so are its outputs.
-            let (keys, values) = unsafe {
-                store(source, rows.range(row), kv_head, shape, slot, past, keys, values);
-                (
-                    &*keys.data.part(start, shape.head_elements()),
-                    &*values.data.part(start, shape.head_elements()),
-                )
-            };
-            SCRATCH.with_borrow_mut(|scratch| {
-                for (index, token) in rows.range(row).enumerate() {
-                    let position = past + index;
-                    for head in kv_head * heads.group()..(kv_head + 1) * heads.group() {
-                        let bias =
-                            bias.map_or(Bias::Zero, |bias| Bias::Causal { table: bias.head(head), position });
-                        let q = &qkv.data[token * width + head * head_dim..][..head_dim];
-                        // SAFETY: each (token, head) is written by the one thread that has its item.
-                        let out = unsafe { out.part(token * inner + head * head_dim, head_dim) };
-                        attend(
-                            Query { q, scale: heads.scale, bias },
-                            Keys { blocks: keys, count: position + 1 },
-                            Values { data: values, stride: head_dim },
-                            &mut scratch.scores,
-                            out,
-                        );
-                    }
-                }
+        let longest = (0..rows.count()).map(|row| rows.range(row).len()).max().unwrap_or(0);
+        let parts = (longest * group).div_ceil(QUERY_TILE);
+        if parts <= 1 {
+            return call.for_each(rows.count() * heads.kv, cost, |item| {
+                store_head(item);
+                let (row, kv_head) = (item / heads.kv, item % heads.kv);
+                attend_part(row, kv_head, 0..rows.range(row).len() * group);
             });
+        }
+        // All keys are there before the first of several threads that read them.
+        call.for_each(rows.count() * heads.kv, tokens * width, store_head)?;
+        call.for_each(rows.count() * heads.kv * parts, cost, |item| {
+            // Late parts of a prompt see the most keys: they come first, so that no thread ends alone.
+            let (part, item) =
+                (parts - 1 - item / (rows.count() * heads.kv), item % (rows.count() * heads.kv));
+            let (row, kv_head) = (item / heads.kv, item % heads.kv);
+            let end = rows.range(row).len() * group;
+            let queries = (part * QUERY_TILE).min(end)..((part + 1) * QUERY_TILE).min(end);
+            attend_part(row, kv_head, queries);
         })
     }
 }
@@ -263,6 +325,7 @@ impl CrossAttention {
             )));
         }
         let head_dim = shape.head_dim;
+        let group = heads.group();
         let out = SharedMut::of(call.output::<f32>(0, q.dims)?);
         let cost =
             (0..rows.count()).map(|row| rows.range(row).len() * lengths[row] as usize).sum::<usize>() * width;
@@ -270,20 +333,23 @@ impl CrossAttention {
             let (row, kv_head) = (item / heads.kv, item % heads.kv);
             let start = shape.head_start(slots[row] as usize, kv_head);
             let cached = start..start + shape.head_elements();
-            SCRATCH.with_borrow_mut(|scratch| {
-                for token in rows.range(row) {
-                    for head in kv_head * heads.group()..(kv_head + 1) * heads.group() {
-                        let span = token * width + head * head_dim;
-                        // SAFETY: each (token, head) is written by the one thread that has its item.
-                        let out = unsafe { out.part(span, head_dim) };
-                        attend(
-                            Query { q: &q.data[span..span + head_dim], scale: heads.scale, bias: Bias::Zero },
-                            Keys { blocks: &keys.data[cached.clone()], count: lengths[row] as usize },
-                            Values { data: &values.data[cached.clone()], stride: head_dim },
-                            &mut scratch.scores,
-                            out,
-                        );
-                    }
+            let range = rows.range(row);
+            let place = |index: usize| {
+                (range.start + index / group) * width + (kv_head * group + index % group) * head_dim
+            };
+            let query = |index: usize| Query {
+                q: &q.data[place(index)..][..head_dim],
+                bias: Bias::Zero,
+                first: 0,
+                end: lengths[row] as usize,
+            };
+            let values = &values.data[cached.clone()];
+            let cache = KeyValues { keys: &keys.data[cached], values, stride: head_dim };
+            SCRATCH.with_borrow_mut(|Scratch { scores, .. }| {
+                let queries = 0..range.len() * group;
+                // SAFETY: each (row, head) is written by the one thread that has its item.
+                unsafe {
+                    attend_all(queries, query, place, heads.scoring, cache, scores, out);
                 }
             });
         })

@@ -238,7 +238,20 @@ impl<T> SharedMut<T> {
         Self::new(slice.as_mut_ptr(), slice.len())
     }
 
-    /// Elements `start .. start + len`.
+    /// Elements `start .. start + len`, to read.
+    ///
+    /// # Panics
+    /// When they lie outside of the memory.
+    ///
+    /// # Safety
+    /// For as long as the slice is used, no thread writes these elements, and the memory lives.
+    pub unsafe fn shared<'a>(&self, start: usize, len: usize) -> &'a [T] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "part lies outside of the buffer");
+        // SAFETY: within the memory by the check, unwritten by the caller's word.
+        unsafe { slice::from_raw_parts(self.data.add(start), len) }
+    }
+
+    /// Elements `start .. start + len`, to write.
     ///
     /// # Panics
     /// When they lie outside of the memory.

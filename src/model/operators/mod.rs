@@ -8,6 +8,7 @@ mod cache;
 mod context;
 mod quantize;
 mod recurrent;
+mod rotary;
 
 use ort::operator::OperatorDomain;
 use textgen_artifact::ops::DOMAIN;
@@ -18,6 +19,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
         .add(quantize::RowQuantize)?
         .add(quantize::RowDequantize)?
         .add(attention::RaggedAttention)?
+        .add(rotary::RotaryHeads)?
         .add(attention::CachedAttention)?
         .add(attention::CrossAttention)?
         .add(cache::CacheWrite)?

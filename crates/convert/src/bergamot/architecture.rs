@@ -25,9 +25,10 @@ use crate::{
     checkpoint::{Checkpoint, Description, Precision},
     error::{ConvertError, Result},
     graph::{
-        DecoderInputs, EncoderInputs, GraphBuilder, Heads, Linear, LinearFormat, Norm, RecurrentStates, Value,
+        CrossInputs, DecoderInputs, EncoderInputs, GraphBuilder, Heads, Linear, LinearFormat, Norm,
+        RecurrentStates, Value,
     },
-    weights::{EmbeddingFormat, Matrix, StoredTable, TensorSource, WeightsWriter},
+    weights::{EmbeddingFormat, Matrix, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 const FAMILY: &str = "bergamot";
@@ -119,10 +120,11 @@ impl Bergamot {
     ) -> Result<GraphBuilder<'w>> {
         let mut graph = GraphBuilder::new(Part::Decoder, weights);
         let inputs = DecoderInputs::declare(&mut graph, geometry);
+        let cross = CrossInputs::declare(&mut graph, geometry, inputs.row_offsets);
         let states = RecurrentStates::declare(&mut graph, geometry);
         let mut x = inputs.x;
         let mut present = Vec::with_capacity(states.past.len());
-        for (layer, (&past, &cross)) in states.past.iter().zip(&inputs.cross).enumerate() {
+        for (layer, (&past, &cache)) in states.past.iter().zip(&cross.past).enumerate() {
             let (address, tensors) = (format!("/decoder/layers.{layer}"), format!("decoder_l{}", layer + 1));
 
             let (cell, cell_tensors) = (format!("{address}/rnn"), format!("{tensors}_rnn"));
@@ -138,7 +140,7 @@ impl Bergamot {
                 (format!("{address}/cross_attn"), format!("{tensors}_context"));
             let q = self.projections(&attention_tensors, &["q"], format)?;
             let q = graph.linear(&format!("{attention}/q"), x, q)?;
-            let mixed = graph.cross_attention(&attention, q, inputs.cross_rows, cross, self.heads());
+            let mixed = graph.cross_attention(&attention, q, cross.rows, cache, self.heads());
             x = self.attention_end(&mut graph, &attention, &attention_tensors, x, mixed, format)?;
             x = self.feed_forward(&mut graph, &address, &tensors, x, format)?;
         }
@@ -159,10 +161,9 @@ impl Bergamot {
         format: LinearFormat,
     ) -> Result<(Value<f32>, Value<f32>)> {
         let d_model = self.config.d_model;
-        let weight = Matrix::stack(vec![
-            self.container.matrix(&format!("{tensors}_Wf"), d_model, d_model)?,
-            self.container.matrix(&format!("{tensors}_W"), d_model, d_model)?,
-        ]);
+        let weight = Weight::stack(
+            ["Wf", "W"].map(|part| self.weight(&format!("{tensors}_{part}"), d_model, d_model)),
+        );
         let mut bias = self.container.vector(&format!("{tensors}_bf"), d_model)?;
         // The input has none.
         bias.resize(2 * d_model, 0.0);
@@ -172,15 +173,15 @@ impl Bergamot {
     }
 
     /// Projections of one input, stacked in the order of `parts`.
-    fn projections(&self, tensors: &str, parts: &[&str], format: LinearFormat) -> Result<Linear> {
+    fn projections(&self, tensors: &str, parts: &[&str], format: LinearFormat) -> Result<Linear<'_>> {
         let d_model = self.config.d_model;
         let mut weights = Vec::with_capacity(parts.len());
         let mut bias = Vec::with_capacity(parts.len() * d_model);
         for part in parts {
-            weights.push(self.container.matrix(&format!("{tensors}_W{part}"), d_model, d_model)?);
+            weights.push(self.weight(&format!("{tensors}_W{part}"), d_model, d_model));
             bias.extend(self.container.vector(&format!("{tensors}_b{part}"), d_model)?);
         }
-        Ok(Linear { weight: Matrix::stack(weights), bias: Some(bias), format })
+        Ok(Linear { weight: Weight::stack(weights), bias: Some(bias), format })
     }
 
     /// Output projection, residual and norm.
@@ -194,7 +195,7 @@ impl Bergamot {
         format: LinearFormat,
     ) -> Result<Value<f32>> {
         let d_model = self.config.d_model;
-        let weight = self.container.matrix(&format!("{tensors}_Wo"), d_model, d_model)?;
+        let weight = self.weight(&format!("{tensors}_Wo"), d_model, d_model);
         let bias = self.container.vector(&format!("{tensors}_bo"), d_model)?;
         let out = Linear { weight, bias: None, format };
         let out = graph.linear(&format!("{address}/out"), mixed, out)?;
@@ -212,15 +213,19 @@ impl Bergamot {
     ) -> Result<Value<f32>> {
         let (address, tensors) = (format!("{layer}/mlp"), format!("{tensors}_ffn"));
         let Config { d_model, d_ffn, .. } = self.config;
-        let weight = self.container.matrix(&format!("{tensors}_W1"), d_ffn, d_model)?;
+        let weight = self.weight(&format!("{tensors}_W1"), d_ffn, d_model);
         let bias = Some(self.container.vector(&format!("{tensors}_b1"), d_ffn)?);
         let hidden = graph.linear(&format!("{address}/fc1"), x, Linear { weight, bias, format })?;
         let hidden = graph.relu(&format!("{address}/Relu"), hidden);
-        let weight = self.container.matrix(&format!("{tensors}_W2"), d_model, d_ffn)?;
+        let weight = self.weight(&format!("{tensors}_W2"), d_model, d_ffn);
         let bias = self.container.vector(&format!("{tensors}_b2"), d_model)?;
         let out = graph.linear(&format!("{address}/fc2"), hidden, Linear { weight, bias: None, format })?;
         let norm = self.norm(&format!("{tensors}_ffn"))?;
         graph.add_layer_norm(&format!("{address}/norm"), x, out, Some(&bias), &norm)
+    }
+
+    fn weight(&self, tensor: &str, rows: usize, columns: usize) -> Weight<'_> {
+        Weight::stored(&self.container, tensor, rows, columns)
     }
 
     fn norm(&self, tensors: &str) -> Result<Norm> {
@@ -245,7 +250,7 @@ impl Bergamot {
         if format == LinearFormat::F32 {
             return graph.tied_linear(ADDRESS, x, table, [vocab_size, d_model], Some(&bias));
         }
-        let weight = self.container.matrix(EMBEDDING, vocab_size, d_model)?;
+        let weight = self.weight(EMBEDDING, vocab_size, d_model);
         graph.linear(ADDRESS, x, Linear { weight, bias: Some(bias), format })
     }
 
@@ -256,9 +261,9 @@ impl Bergamot {
         format: EmbeddingFormat,
     ) -> Result<(StoredTable, EmbeddingSpec)> {
         let Config { d_model, vocab_size, .. } = self.config;
-        let mut table = self.container.matrix(EMBEDDING, vocab_size, d_model)?;
-        table.push_zero_row();
-        let table = weights.embedding("embedding.weight", table, format)?;
+        let zeros = Matrix::quantized(1, d_model, vec![0; d_model], vec![0.0]);
+        let table = Weight::stack([self.weight(EMBEDDING, vocab_size, d_model), zeros.into()]);
+        let table = weights.embedding("embedding.weight", &table, format)?;
         let positions = "embedding.positions";
         weights.write(positions, &[MAX_POSITIONS, d_model], &positions::table(d_model))?;
         let spec = EmbeddingSpec {
@@ -297,6 +302,9 @@ impl Checkpoint for Bergamot {
             Precision::Fp32 => (LinearFormat::F32, EmbeddingFormat::F32),
             // The checkpoint is quantized already, and its values are kept as they are.
             Precision::Int8 => (LinearFormat::Int8Column, EmbeddingFormat::Int8Row),
+            Precision::Int4 => {
+                return Err(ConvertError::NoSuchPrecision { family: FAMILY, precision: "int4" });
+            }
         };
         let geometry = self.geometry();
         let (table, embedding) = self.write_embedding(weights, embedding)?;
@@ -306,14 +314,16 @@ impl Checkpoint for Bergamot {
         Ok(Description {
             family: FAMILY,
             geometry,
-            embeddings: Embeddings { encoder: embedding.clone(), decoder: embedding },
+            embeddings: Embeddings { encoder: Some(embedding.clone()), decoder: embedding },
+            rotary: Vec::new(),
             tokenizer: TokenizerSpec {
                 add_special_tokens: false,
                 source_suffix: vec![EOS],
                 normalizer: self.vocabulary.files.normalizer.is_some(),
             },
+            chat: None,
             generation: GenerationSpec {
-                decoder_start_token_id: self.vocabulary.size,
+                decoder_start_token_id: Some(self.vocabulary.size),
                 eos_token_ids: vec![EOS],
                 pad_token_id: None,
                 suppress_tokens: self.vocabulary.unknown.into_iter().collect(),

@@ -3,7 +3,10 @@
 use serde::Deserialize;
 
 use super::Container;
-use crate::error::{ConvertError, Result};
+use crate::{
+    error::{ConvertError, Result},
+    weights::TensorSource,
+};
 
 const ENTRY: &str = "special:model.yml";
 

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -43,7 +44,6 @@ struct Item {
     /// Product of the shape.
     elements: usize,
     offset: u64,
-    bytes: u64,
 }
 
 impl Container {
@@ -55,17 +55,13 @@ impl Container {
         Ok(Self { path: path.to_owned(), file, items })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A text stored beside the tensors, without its closing NUL.
     pub fn text(&self, name: &str) -> Result<String> {
         let item = self.item(name)?;
         if item.kind != TYPE_I8 {
             return Err(self.element_type(name, item, "int8"));
         }
-        let mut bytes = self.data(item, item.bytes)?;
+        let mut bytes = self.data(item, 0..item.elements)?;
         while bytes.pop_if(|byte| *byte == 0).is_some() {}
         String::from_utf8(bytes).map_err(|error| ConvertError::Syntax {
             path: self.path.display().to_string(),
@@ -80,30 +76,31 @@ impl Container {
         })
     }
 
-    fn data(&self, item: &Item, bytes: u64) -> Result<Vec<u8>> {
-        // `item.bytes` has been checked against the size of the file, and fits in memory as the file does.
-        let mut data = vec![0; bytes.min(item.bytes) as usize];
-        self.file.read_exact_at(&mut data, item.offset).map_err(ConvertError::io(&self.path))?;
+    /// Some bytes of an item's data, which has been checked against the size of the file.
+    fn data(&self, item: &Item, range: Range<usize>) -> Result<Vec<u8>> {
+        let mut data = vec![0; range.len()];
+        let at = item.offset + range.start as u64;
+        self.file.read_exact_at(&mut data, at).map_err(ConvertError::io(&self.path))?;
         Ok(data)
     }
 
-    fn f32_values(&self, name: &str, item: &Item) -> Result<Vec<f32>> {
-        let data = self.data(item, item.elements as u64 * 4)?;
+    fn f32_values(&self, name: &str, item: &Item, range: Range<usize>) -> Result<Vec<f32>> {
+        let data = self.data(item, range.start * 4..range.end * 4)?;
         let values: Vec<f32> =
             data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         if values.iter().all(|value| value.is_finite()) { Ok(values) } else { Err(self.not_finite(name)) }
     }
 
     /// 8-bit values and the factor that makes them real, `1 / multiplier`.
-    fn int8_values(&self, name: &str, item: &Item) -> Result<(Vec<i8>, f32)> {
-        let mut data = self.data(item, item.elements as u64 + 4)?;
-        let multiplier = match data.split_off(item.elements).try_into() {
+    fn int8_values(&self, name: &str, item: &Item, range: Range<usize>) -> Result<(Vec<i8>, f32)> {
+        let multiplier = match self.data(item, item.elements..item.elements + 4)?.try_into() {
             Ok(bytes) => f32::from_le_bytes(bytes),
             Err(_) => return Err(self.not_finite(name)),
         };
         if !multiplier.is_normal() || multiplier < 0.0 {
             return Err(self.not_finite(name));
         }
+        let data = self.data(item, range)?;
         Ok((data.into_iter().map(u8::cast_signed).collect(), multiplier.recip()))
     }
 
@@ -134,23 +131,40 @@ impl Container {
 }
 
 impl TensorSource for Container {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.items.keys().map(String::as_str))
+    }
+
     /// The shape of the header; a weight of a linear layer has `[inputs, outputs]`.
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.items.get(name).map(|item| item.shape.as_slice())
     }
 
-    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+    fn rows(&self, name: &str, [rows, columns]: [usize; 2], range: Range<usize>) -> Result<Matrix> {
         let item = self.item(name)?;
         let as_stored = name == EMBEDDING;
         self.check_shape(name, item, &if as_stored { [rows, columns] } else { [columns, rows] })?;
+        let elements = range.start * columns..range.end * columns;
         match item.kind {
             // The values of a linear layer lie transposed to their shape, hence as a matrix wants them.
             TYPE_INTGEMM8 => {
-                let (values, scale) = self.int8_values(name, item)?;
-                Ok(Matrix::quantized(rows, columns, values, vec![scale; rows]))
+                let (values, scale) = self.int8_values(name, item, elements)?;
+                Ok(Matrix::quantized(range.len(), columns, values, vec![scale; range.len()]))
             }
-            TYPE_F32 if as_stored => Ok(Matrix::new(rows, columns, self.f32_values(name, item)?)),
-            TYPE_F32 => Ok(Matrix::transposed(rows, columns, &self.f32_values(name, item)?)),
+            TYPE_F32 if as_stored => {
+                Ok(Matrix::new(range.len(), columns, self.f32_values(name, item, elements)?))
+            }
+            TYPE_F32 => {
+                // A row lies all over it.
+                let whole = self.f32_values(name, item, 0..item.elements)?;
+                let mut values = Matrix::transposed(rows, columns, &whole).into_f32();
+                values.truncate(elements.end);
+                Ok(Matrix::new(range.len(), columns, values.split_off(elements.start)))
+            }
             _ => Err(self.element_type(name, item, "intgemm8 (0x4101) or float32 (0x0404)")),
         }
     }
@@ -161,7 +175,7 @@ impl TensorSource for Container {
         if item.kind != TYPE_F32 {
             return Err(self.element_type(name, item, "float32 (0x0404)"));
         }
-        self.f32_values(name, item)
+        self.f32_values(name, item, 0..len)
     }
 }
 
@@ -258,7 +272,6 @@ impl Contents<'_> {
                 shape,
                 elements: usize::try_from(elements).unwrap_or(usize::MAX),
                 offset,
-                bytes: header.data_bytes,
             }),
             _ => Err(self.damaged(
                 &format!("the data of `{name}`"),

@@ -2,7 +2,8 @@
 
 use textgen_artifact::ops;
 
-use super::{GraphBuilder, Node, Value};
+use super::{GraphBuilder, Node, Norm, Value, builder::initializer_name};
+use crate::error::Result;
 
 /// Shape and scale of an attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +12,33 @@ pub struct Heads {
     pub kv: usize,
     /// Factor of `q · k`.
     pub scale: f32,
+}
+
+/// What a causal attention sees, besides its shape.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Sight {
+    /// Scores become `softcap · tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+    /// Tokens back, a query's own included.
+    pub window: Option<usize>,
+}
+
+/// When heads are normalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotaryNorm {
+    /// Before the rotation.
+    First,
+    /// After it.
+    Last,
+}
+
+/// Norms of query and key heads, in the graph.
+#[derive(Debug, Clone, Copy)]
+pub struct RotaryNorms {
+    query: Value<f32>,
+    key: Value<f32>,
+    epsilon: f32,
+    order: RotaryNorm,
 }
 
 /// Keys and values of one layer, for all slots.
@@ -47,7 +75,48 @@ impl GraphBuilder<'_> {
         self.apply(&format!("{address}/{}", ops::RAGGED_ATTENTION), node)
     }
 
+    /// The weights of head norms.
+    pub fn rotary_norms(
+        &mut self,
+        address: &str,
+        query: &Norm,
+        key: &Norm,
+        order: RotaryNorm,
+    ) -> Result<RotaryNorms> {
+        let mut weight = |part, norm: &Norm| {
+            self.initializer(&initializer_name(address, part), &[norm.scale.len()], &norm.scale)
+        };
+        Ok(RotaryNorms {
+            query: weight("q_norm.weight", query)?,
+            key: weight("k_norm.weight", key)?,
+            epsilon: query.epsilon,
+            order,
+        })
+    }
+
+    /// Normalizes and rotates the query and key heads of packed projections.
+    pub fn rotary_heads(
+        &mut self,
+        address: &str,
+        qkv: Value<f32>,
+        rotary: Value<f32>,
+        norms: Option<RotaryNorms>,
+        heads: Heads,
+    ) -> Value<f32> {
+        let mut node = Node::textgen(ops::ROTARY_HEADS).input(qkv).input(rotary);
+        if let Some(norms) = norms {
+            node = node
+                .input(norms.query)
+                .input(norms.key)
+                .float(ops::ATTR_EPSILON, norms.epsilon)
+                .int(ops::ATTR_NORM_FIRST, usize::from(norms.order == RotaryNorm::First));
+        }
+        node = node.int(ops::ATTR_NUM_HEADS, heads.query).int(ops::ATTR_KV_NUM_HEADS, heads.kv);
+        self.apply(&format!("{address}/{}", ops::ROTARY_HEADS), node)
+    }
+
     /// Causal self-attention that extends its cache; returns the cache after the step.
+    #[allow(clippy::too_many_arguments)]
     pub fn cached_attention(
         &mut self,
         address: &str,
@@ -56,6 +125,7 @@ impl GraphBuilder<'_> {
         past: KvCache,
         bias: Option<Value<f32>>,
         heads: Heads,
+        sight: Sight,
     ) -> (Value<f32>, KvCache) {
         let mut node = Node::textgen(ops::CACHED_ATTENTION)
             .input(qkv)
@@ -71,6 +141,12 @@ impl GraphBuilder<'_> {
             .int(ops::ATTR_NUM_HEADS, heads.query)
             .int(ops::ATTR_KV_NUM_HEADS, heads.kv)
             .float(ops::ATTR_SCALE, heads.scale);
+        if let Some(softcap) = sight.softcap {
+            node = node.float(ops::ATTR_SOFTCAP, softcap);
+        }
+        if let Some(window) = sight.window {
+            node = node.int(ops::ATTR_WINDOW, window);
+        }
         let node = self.add(&format!("{address}/{}", ops::CACHED_ATTENTION), node);
         let present = KvCache { key: self.result(node, 1), value: self.result(node, 2) };
         (self.result(node, 0), present)

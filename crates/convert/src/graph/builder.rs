@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Larger tensors go to `weights.bin`; a page there would be more than these need.
-const INLINE_BYTES: usize = 4096;
+pub(super) const INLINE_BYTES: usize = 4096;
 
 /// Handle of a value of a graph under construction, with elements of type `T`.
 #[derive(Debug, Clone, Copy)]
@@ -233,6 +233,7 @@ fn external_tensor(spec: &TensorSpec) -> TensorProto {
         DType::F32 => f32::DATA_TYPE,
         DType::F16 => half::f16::DATA_TYPE,
         DType::I8 => i8::DATA_TYPE,
+        DType::U8 => u8::DATA_TYPE,
     };
     let length = spec.bytes().expect("a tensor on disk has a size");
     let entries = [

@@ -1,6 +1,6 @@
 //! Inputs and outputs of the two graphs, as [`textgen_artifact::graph`] names them.
 
-use textgen_artifact::{Geometry, graph as names};
+use textgen_artifact::{Geometry, RotarySpec, graph as names};
 
 use super::{Dim, GraphBuilder, KvCache, RowSlots, StateEntries, Value};
 
@@ -43,13 +43,10 @@ impl EncoderInputs {
     }
 }
 
-/// Inputs of the decoder graph, but for what its layers remember of the target.
+/// Inputs of every decoder graph.
 pub struct DecoderInputs {
     pub x: Value<f32>,
     pub row_offsets: Value<i32>,
-    pub cross_rows: RowSlots,
-    /// The cross-attention cache of each layer.
-    pub cross: Vec<KvCache>,
     pub logit_rows: Value<i64>,
 }
 
@@ -57,19 +54,38 @@ impl DecoderInputs {
     pub fn declare(graph: &mut GraphBuilder, geometry: &Geometry) -> Self {
         let x = graph.input(names::X, &[TOKENS, Dim::Fixed(geometry.d_model)]);
         let row_offsets = graph.input(names::ROW_OFFSETS, &[OFFSETS]);
-        let cross_rows = RowSlots {
-            row_offsets,
-            slots: graph.input(names::CROSS_SLOTS, &[ROWS]),
-            lengths: graph.input(names::CROSS_LENGTHS, &[ROWS]),
-        };
-        let cross = past_cross(graph, geometry);
         let logit_rows = graph.input(names::LOGIT_ROWS, &[LOGIT_ROWS]);
-        Self { x, row_offsets, cross_rows, cross, logit_rows }
+        Self { x, row_offsets, logit_rows }
+    }
+
+    /// Declares the rotations of the tokens' positions, one input for each rotary embedding.
+    pub fn rotary(&self, graph: &mut GraphBuilder, specs: &[RotarySpec]) -> Vec<Value<f32>> {
+        let width = |spec: &RotarySpec| Dim::Fixed(2 * spec.inverse_frequencies.len());
+        let inputs = specs.iter().enumerate();
+        inputs.map(|(index, spec)| graph.input(&names::rotary(index), &[TOKENS, width(spec)])).collect()
     }
 
     /// Declares the logits as the graph's output.
     pub fn finish(graph: &mut GraphBuilder, geometry: &Geometry, logits: Value<f32>) {
         graph.output(logits, names::LOGITS, &[LOGIT_ROWS, Dim::Fixed(geometry.vocab_size)]);
+    }
+}
+
+/// Inputs of a decoder's cross-attention.
+pub struct CrossInputs {
+    pub rows: RowSlots,
+    /// The cache of each layer.
+    pub past: Vec<KvCache>,
+}
+
+impl CrossInputs {
+    pub fn declare(graph: &mut GraphBuilder, geometry: &Geometry, row_offsets: Value<i32>) -> Self {
+        let rows = RowSlots {
+            row_offsets,
+            slots: graph.input(names::CROSS_SLOTS, &[ROWS]),
+            lengths: graph.input(names::CROSS_LENGTHS, &[ROWS]),
+        };
+        Self { rows, past: past_cross(graph, geometry) }
     }
 }
 

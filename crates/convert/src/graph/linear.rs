@@ -1,11 +1,14 @@
 //! Linear layers; the number format of the weights is hidden here.
 
-use textgen_artifact::{WeightFormat, ops};
+use textgen_artifact::{INT4_BLOCK, WeightFormat, ops};
 
-use super::{GraphBuilder, Node, Value, builder::initializer_name};
+use super::{
+    GraphBuilder, Node, Value,
+    builder::{INLINE_BYTES, initializer_name},
+};
 use crate::{
     error::Result,
-    weights::{Matrix, StoredTable},
+    weights::{StoredTable, Weight},
 };
 
 /// Root mean squares of a row beyond which [`LinearFormat::Int8Outlier`] multiplies in full precision. At 4, a
@@ -25,6 +28,9 @@ pub enum LinearFormat {
     /// The same, and the few inputs of a row that lie far out are multiplied in full precision, so that they
     /// do not coarsen the rest.
     Int8Outlier,
+    /// 4 bits in blocks of [`INT4_BLOCK`] inputs; a matrix whose inputs do not fill blocks is in
+    /// [`LinearFormat::Int8Column`].
+    Int4Block,
 }
 
 impl From<LinearFormat> for WeightFormat {
@@ -33,14 +39,15 @@ impl From<LinearFormat> for WeightFormat {
             LinearFormat::F32 => Self::F32,
             LinearFormat::Int8Column => Self::Int8Column,
             LinearFormat::Int8Outlier => Self::Int8Outlier,
+            LinearFormat::Int4Block => Self::Int4Block,
         }
     }
 }
 
 /// `y = x · weightᵀ + bias`
-pub struct Linear {
-    /// `[outputs, inputs]`. Layers of one input are best stacked into one ([`Matrix::stack`]).
-    pub weight: Matrix,
+pub struct Linear<'s> {
+    /// `[outputs, inputs]`. Layers of one input are best stacked into one ([`Weight::stack`]).
+    pub weight: Weight<'s>,
     /// One for each output.
     pub bias: Option<Vec<f32>>,
     pub format: LinearFormat,
@@ -49,21 +56,23 @@ pub struct Linear {
 impl GraphBuilder<'_> {
     /// A linear layer, `[N, inputs]` to `[N, outputs]`.
     pub fn linear(&mut self, address: &str, x: Value<f32>, layer: Linear) -> Result<Value<f32>> {
-        let Linear { weight, bias, format } = layer;
-        let shape = [weight.rows(), weight.columns()];
-        self.plan(address, format.into(), shape);
+        let Linear { weight, bias, mut format } = layer;
+        if format == LinearFormat::Int4Block && weight.columns() % INT4_BLOCK != 0 {
+            format = LinearFormat::Int8Column;
+        }
+        self.plan(address, format.into(), weight.shape());
         let bias = match bias {
             Some(bias) => Some(self.initializer(&initializer_name(address, "bias"), &[bias.len()], &bias)?),
             None => None,
         };
         match format {
             LinearFormat::F32 => {
-                let weight =
-                    self.initializer(&initializer_name(address, "weight"), &shape, &weight.into_f32())?;
+                let weight = self.full(&initializer_name(address, "weight"), &weight)?;
                 Ok(self.gemm(address, x, weight, bias))
             }
-            LinearFormat::Int8Column => self.int8(address, x, weight, bias, None),
-            LinearFormat::Int8Outlier => self.int8(address, x, weight, bias, Some(CLIP)),
+            LinearFormat::Int8Column => self.int8(address, x, &weight, bias, None),
+            LinearFormat::Int8Outlier => self.int8(address, x, &weight, bias, Some(CLIP)),
+            LinearFormat::Int4Block => self.int4(address, x, &weight, bias),
         }
     }
 
@@ -107,13 +116,13 @@ impl GraphBuilder<'_> {
         &mut self,
         address: &str,
         x: Value<f32>,
-        weight: Matrix,
+        weight: &Weight,
         bias: Option<Value<f32>>,
         clip: Option<f32>,
     ) -> Result<Value<f32>> {
         let (q, row_scale) = self.row_quantize(address, x, clip);
-        let (outputs, inputs) = (weight.rows(), weight.columns());
-        let (values, scales) = weight.into_int8();
+        let [outputs, inputs] = weight.shape();
+        let (values, scales) = weight.to_int8()?;
         let weight = self.transposed(&initializer_name(address, "weight"), outputs, inputs, &values)?;
         let scale = self.initializer(&initializer_name(address, "weight_scale"), &[outputs], &scales)?;
         // The rows' own scales come after the product, which knows only one for the whole tensor.
@@ -133,6 +142,35 @@ impl GraphBuilder<'_> {
         Ok(self.apply(&format!("{address}/RowDequantize"), complete))
     }
 
+    fn int4(
+        &mut self,
+        address: &str,
+        x: Value<f32>,
+        weight: &Weight,
+        bias: Option<Value<f32>>,
+    ) -> Result<Value<f32>> {
+        let [outputs, inputs] = weight.shape();
+        let (values, scales) = weight.to_int4(INT4_BLOCK)?;
+        let shape = [outputs, inputs / INT4_BLOCK, INT4_BLOCK / 2];
+        let weight = self.initializer(&initializer_name(address, "weight"), &shape, &values)?;
+        let scale = self.initializer(&initializer_name(address, "weight_scale"), &[scales.len()], &scales)?;
+        let product = Node::microsoft("MatMulNBits")
+            .input(x)
+            .input(weight)
+            .input(scale)
+            .int("K", inputs)
+            .int("N", outputs)
+            .int("bits", 4)
+            .int("block_size", INT4_BLOCK)
+            // Activations in 8 bits.
+            .int("accuracy_level", 4);
+        let product = self.apply(&format!("{address}/MatMulNBits"), product);
+        Ok(match bias {
+            Some(bias) => self.sum(&format!("{address}/Add"), product, bias),
+            None => product,
+        })
+    }
+
     /// Quantized rows and their scales; once for each value, however many layers take it.
     fn row_quantize(&mut self, address: &str, x: Value<f32>, clip: Option<f32>) -> (Value<u8>, Value<f32>) {
         let key = (x.id, clip.is_some());
@@ -147,6 +185,20 @@ impl GraphBuilder<'_> {
         let quantized = (self.result(node, 0), self.result(node, 1));
         self.quantized.insert(key, quantized);
         quantized
+    }
+
+    /// A matrix in full precision.
+    fn full(&mut self, name: &str, weight: &Weight) -> Result<Value<f32>> {
+        let shape @ [rows, columns] = weight.shape();
+        if rows * columns * size_of::<f32>() <= INLINE_BYTES {
+            return self.initializer(name, &shape, &weight.to_f32()?);
+        }
+        let mut tensor = self.weights.start::<f32>(name, &shape)?;
+        for stripe in weight.stripes() {
+            tensor.extend(&stripe?.into_f32())?;
+        }
+        tensor.finish();
+        Ok(self.external(name, &shape))
     }
 
     /// Writes a `[rows, columns]` matrix as `[columns, rows]`, a stripe at a time.

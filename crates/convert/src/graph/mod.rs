@@ -18,9 +18,9 @@ mod linear;
 mod node;
 mod operations;
 
-pub use attention::{Heads, KvCache, RowSlots, StateEntries};
+pub use attention::{Heads, KvCache, RotaryNorm, RotaryNorms, RowSlots, Sight, StateEntries};
 pub use builder::{Added, Dim, GraphBuilder, Value};
-pub use interface::{DecoderInputs, EncoderInputs, RecurrentStates, SelfCaches};
+pub use interface::{CrossInputs, DecoderInputs, EncoderInputs, RecurrentStates, SelfCaches};
 pub use linear::{Linear, LinearFormat};
 pub use node::Node;
 pub use operations::Norm;

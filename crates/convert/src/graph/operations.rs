@@ -45,6 +45,13 @@ impl GraphBuilder<'_> {
         self.mul(address, x, factor)
     }
 
+    /// `cap · tanh(x / cap)`
+    pub fn softcap(&mut self, address: &str, x: Value<f32>, cap: f32) -> Value<f32> {
+        let x = self.scale(&format!("{address}/in"), x, cap.recip());
+        let x = self.apply(&format!("{address}/Tanh"), Node::onnx("Tanh").input(x));
+        self.scale(&format!("{address}/out"), x, cap)
+    }
+
     /// The two halves of the last axis.
     pub fn halves(&mut self, address: &str, x: Value<f32>) -> (Value<f32>, Value<f32>) {
         // The last axis of `[N, D]`; `num_outputs` divides it evenly.

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use textgen_artifact::GenerationSpec;
 
 use super::{CONFIG_FILE, GENERATION_FILE, read_json};
-use crate::error::Result;
+use crate::error::{ConvertError, Result};
 
 /// Defaults of generation as the checkpoint gives them; an absent one is none.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -56,6 +57,20 @@ const NOT_CARRIED_WHEN_SET: [&str; 6] = [
     "sequence_bias",
 ];
 
+/// Refuses token ids that a vocabulary of this size does not have; `path` is that of the configuration.
+pub fn check_token_ids(path: &str, spec: &GenerationSpec, vocab_size: usize) -> Result<()> {
+    let ids = spec.eos_token_ids.iter().chain(&spec.suppress_tokens).chain(&spec.pad_token_id);
+    match ids.chain(&spec.decoder_start_token_id).find(|&&id| id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(ConvertError::Unsupported {
+            path: path.to_owned(),
+            what: "a token id of the configuration".to_owned(),
+            got: id.to_string(),
+            expected: format!("one below `vocab_size` ({vocab_size})"),
+        }),
+    }
+}
+
 impl GenerationConfig {
     /// Reads `generation_config.json`, and special tokens that it leaves out from `config.json`. Older
     /// checkpoints have everything in `config.json`.
@@ -70,6 +85,24 @@ impl GenerationConfig {
         })
     }
 
+    /// The defaults as a manifest has them, but for what a target starts from and how long it may get.
+    pub fn spec(&self) -> GenerationSpec {
+        GenerationSpec {
+            decoder_start_token_id: None,
+            eos_token_ids: self.eos_token_ids(),
+            pad_token_id: self.pad_token_id,
+            suppress_tokens: self.suppress_tokens(),
+            max_new_tokens: None,
+            max_new_tokens_per_source_token: None,
+            do_sample: self.do_sample.unwrap_or(false),
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+        }
+    }
+
     pub fn eos_token_ids(&self) -> Vec<u32> {
         match &self.eos_token_id {
             None => Vec::new(),
@@ -80,6 +113,11 @@ impl GenerationConfig {
 
     pub fn suppress_tokens(&self) -> Vec<u32> {
         self.suppress_tokens.clone().unwrap_or_default()
+    }
+
+    /// `max_new_tokens` alone: the `max_length` of a decoder-only model counts the prompt, whatever its length.
+    pub fn new_tokens(&self) -> Option<usize> {
+        self.max_new_tokens
     }
 
     /// `max_length` counts the decoder's start token too; `max_new_tokens` wins over it.

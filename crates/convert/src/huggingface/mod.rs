@@ -3,7 +3,9 @@
 
 mod generation;
 mod safetensors;
+mod tensors;
 mod tokenizer;
+mod torch;
 
 use std::{fs, io, path::Path};
 
@@ -11,9 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{ConvertError, Result};
 
-pub use generation::GenerationConfig;
-pub use safetensors::Safetensors;
-pub use tokenizer::{TokenizerFacts, write_tokenizer};
+pub use generation::{GenerationConfig, check_token_ids};
+pub use tensors::open_tensors;
+pub use tokenizer::{TokenizerFacts, ready_tokenizer, write_tokenizer};
 
 pub const CONFIG_FILE: &str = "config.json";
 pub const GENERATION_FILE: &str = "generation_config.json";

@@ -59,18 +59,22 @@ pub fn write_tokenizer(source: &Path, dir: &Path, facts: TokenizerFacts) -> Resu
     })
 }
 
+/// The checkpoint's own `tokenizer.json`; none when it has none.
+pub fn ready_tokenizer(source: &Path) -> Result<Option<TokenizerFiles>> {
+    let Some(mut json) = read_json::<Value>(&source.join(TOKENIZER_FILE))? else { return Ok(None) };
+    // Left from training: with these it would cut or fill texts.
+    for key in ["truncation", "padding"] {
+        if let Some(setting) = json.get_mut(key) {
+            *setting = Value::Null;
+        }
+    }
+    Ok(Some(TokenizerFiles { json: json.to_string(), normalizer: None }))
+}
+
 /// The tokenizer, and the file it comes from. One that is ready keeps its own normalizer.
 fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, TokenizerFiles)> {
-    let file = source.join(TOKENIZER_FILE);
-    if let Some(mut json) = read_json::<Value>(&file)? {
-        // Left from training: with these it would cut or fill texts.
-        for key in ["truncation", "padding"] {
-            if let Some(setting) = json.get_mut(key) {
-                *setting = Value::Null;
-            }
-        }
-        let files = TokenizerFiles { json: json.to_string(), normalizer: None };
-        return Ok((file.display().to_string(), files));
+    if let Some(files) = ready_tokenizer(source)? {
+        return Ok((source.join(TOKENIZER_FILE).display().to_string(), files));
     }
     let Some(file) = SENTENCEPIECE_FILES.iter().map(|name| source.join(name)).find(|file| file.exists())
     else {

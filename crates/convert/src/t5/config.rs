@@ -12,6 +12,10 @@ use crate::{
 /// The bias beyond this distance is one value; a larger table would be a mistake, not a model.
 const MAX_DISTANCE: usize = 1 << 16;
 
+/// Larger sizes are mistakes too.
+const MAX_SIZE: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 12;
+
 /// The keys this program reads. Sizes have no default here although transformers has some: a file without
 /// them is not that of a checkpoint.
 #[derive(Deserialize)]
@@ -136,8 +140,9 @@ fn check(path: &str, keys: Keys) -> Result<Config> {
         ("num_heads", keys.num_heads),
     ];
     for (name, size) in sizes {
-        if !(1..=u32::MAX as usize).contains(&size) {
-            return Err(unsupported(name, size.to_string(), "1 to 4294967295"));
+        let limit = if name.ends_with("_layers") { MAX_LAYERS } else { MAX_SIZE };
+        if !(1..=limit).contains(&size) {
+            return Err(unsupported(name, size.to_string(), &format!("1 to {limit}")));
         }
     }
     let Some(inner) = keys.num_heads.checked_mul(keys.d_kv) else {

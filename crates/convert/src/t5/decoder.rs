@@ -14,7 +14,7 @@ use super::{
 use crate::{
     checkpoint::Precision,
     error::Result,
-    graph::{DecoderInputs, GraphBuilder, Linear, SelfCaches, Value},
+    graph::{CrossInputs, DecoderInputs, GraphBuilder, Linear, SelfCaches, Sight, Value},
     weights::{StoredTable, WeightsWriter},
 };
 
@@ -29,6 +29,7 @@ pub fn graph<'w>(
     let mut graph = GraphBuilder::new(Part::Decoder, weights);
     let graph_ref = &mut graph;
     let inputs = DecoderInputs::declare(graph_ref, geometry);
+    let cross = CrossInputs::declare(graph_ref, geometry, inputs.row_offsets);
     let caches = SelfCaches::declare(graph_ref, geometry, inputs.row_offsets);
     let biases = layers.position_biases(graph_ref, STACK)?;
     let heads = layers.heads();
@@ -41,7 +42,8 @@ pub fn graph<'w>(
         let at = format!("{address}/self_attn");
         let qkv = layers.self_attention_input(graph_ref, STACK, layer, stream.normed)?;
         let past = caches.past[layer];
-        let (mixed, cache) = graph_ref.cached_attention(&at, qkv, caches.rows, past, Some(bias), heads);
+        let (mixed, cache) =
+            graph_ref.cached_attention(&at, qkv, caches.rows, past, Some(bias), heads, Sight::default());
         present.push(cache);
         let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
         let norm = tensors::cross_attention_norm(layer);
@@ -50,7 +52,7 @@ pub fn graph<'w>(
         let attention = tensors::cross_attention(layer);
         let at = format!("{address}/cross_attn");
         let q = layers.projection(graph_ref, &format!("{at}/q"), stream.normed, &attention, &["q"])?;
-        let mixed = graph_ref.cross_attention(&at, q, inputs.cross_rows, inputs.cross[layer], heads);
+        let mixed = graph_ref.cross_attention(&at, q, cross.rows, cross.past[layer], heads);
         let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
         let norm = STACK.feed_forward_norm(layer);
         stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;
@@ -85,6 +87,6 @@ fn head(
         None => &layers.layout.decoder_embedding,
         Some(head) => head,
     };
-    let weight = layers.matrix(tensor.trim_end_matches(".weight"), outputs, inputs)?;
+    let weight = layers.weight(tensor.trim_end_matches(".weight"), outputs, inputs);
     graph.linear(ADDRESS, hidden, Linear { weight, bias: None, format: layers.format() })
 }

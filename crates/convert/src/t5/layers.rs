@@ -9,15 +9,14 @@ use crate::{
     checkpoint::Precision,
     error::Result,
     graph::{GraphBuilder, Heads, Linear, LinearFormat, Norm, Value},
-    huggingface::Safetensors,
-    weights::{Matrix, TensorSource},
+    weights::{TensorSource, Weight},
 };
 
 /// Reads the weights of a block and adds its nodes to a graph.
 pub struct Layers<'a> {
     pub config: &'a Config,
     pub layout: &'a Layout,
-    tensors: &'a Safetensors,
+    tensors: &'a dyn TensorSource,
     pub precision: Precision,
 }
 
@@ -34,7 +33,7 @@ impl<'a> Layers<'a> {
     pub fn new(
         config: &'a Config,
         layout: &'a Layout,
-        tensors: &'a Safetensors,
+        tensors: &'a dyn TensorSource,
         precision: Precision,
     ) -> Self {
         Self { config, layout, tensors, precision }
@@ -45,8 +44,8 @@ impl<'a> Layers<'a> {
         Heads { query: self.config.heads, kv: self.config.heads, scale: 1.0 }
     }
 
-    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
-        self.tensors.matrix(&format!("{name}.weight"), outputs, inputs)
+    pub fn weight(&self, name: &str, outputs: usize, inputs: usize) -> Weight<'a> {
+        Weight::stored(self.tensors, &format!("{name}.weight"), outputs, inputs)
     }
 
     fn norm(&self, tensor: &str) -> Result<Norm> {
@@ -58,7 +57,7 @@ impl<'a> Layers<'a> {
     pub fn format(&self) -> LinearFormat {
         match self.precision {
             Precision::Fp32 => LinearFormat::F32,
-            Precision::Int8 => LinearFormat::Int8Column,
+            Precision::Int8 | Precision::Int4 => LinearFormat::Int8Column,
         }
     }
 
@@ -66,7 +65,7 @@ impl<'a> Layers<'a> {
     fn outlier_format(&self) -> LinearFormat {
         match self.precision {
             Precision::Fp32 => LinearFormat::F32,
-            Precision::Int8 => LinearFormat::Int8Outlier,
+            Precision::Int8 | Precision::Int4 => LinearFormat::Int8Outlier,
         }
     }
 
@@ -132,8 +131,8 @@ impl<'a> Layers<'a> {
         parts: &[&str],
     ) -> Result<Value<f32>> {
         let Config { inner, d_model, .. } = *self.config;
-        let parts = parts.iter().map(|part| self.matrix(&format!("{attention}.{part}"), inner, d_model));
-        let weight = Matrix::stack(parts.collect::<Result<_>>()?);
+        let parts = parts.iter().map(|part| self.weight(&format!("{attention}.{part}"), inner, d_model));
+        let weight = Weight::stack(parts);
         graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
     }
 
@@ -144,7 +143,7 @@ impl<'a> Layers<'a> {
         x: Value<f32>,
         attention: &str,
     ) -> Result<Value<f32>> {
-        let weight = self.matrix(&format!("{attention}.o"), self.config.d_model, self.config.inner)?;
+        let weight = self.weight(&format!("{attention}.o"), self.config.d_model, self.config.inner);
         graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
     }
 
@@ -178,8 +177,8 @@ impl<'a> Layers<'a> {
         prefix: &str,
     ) -> Result<Value<f32>> {
         let Config { d_model, d_ff, gated, .. } = *self.config;
-        let input = |name: &str| self.matrix(&format!("{prefix}.{name}"), d_ff, d_model);
-        let weight = if gated { Matrix::stack(vec![input("wi_0")?, input("wi_1")?]) } else { input("wi")? };
+        let input = |name: &str| self.weight(&format!("{prefix}.{name}"), d_ff, d_model);
+        let weight = if gated { Weight::stack([input("wi_0"), input("wi_1")]) } else { input("wi") };
         let wi = Linear { weight, bias: None, format: self.format() };
         let hidden = graph.linear(&format!("{address}/wi"), x, wi)?;
         let hidden = if gated {
@@ -189,7 +188,7 @@ impl<'a> Layers<'a> {
         } else {
             self.activation(graph, &format!("{address}/act"), hidden)
         };
-        let weight = self.matrix(&format!("{prefix}.wo"), d_model, d_ff)?;
+        let weight = self.weight(&format!("{prefix}.wo"), d_model, d_ff);
         let wo = Linear { weight, bias: None, format: self.outlier_format() };
         graph.linear(&format!("{address}/wo"), hidden, wo)
     }

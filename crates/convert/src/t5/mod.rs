@@ -23,8 +23,10 @@ use textgen_artifact::{DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, Ge
 use crate::{
     checkpoint::{Checkpoint, Description, Precision},
     error::{ConvertError, Result},
-    huggingface::{CONFIG_FILE, GenerationConfig, Safetensors, TokenizerFacts, write_tokenizer},
-    weights::{EmbeddingFormat, StoredTable, TensorSource, WeightsWriter},
+    huggingface::{
+        CONFIG_FILE, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors, write_tokenizer,
+    },
+    weights::{EmbeddingFormat, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 use config::Config;
@@ -36,12 +38,11 @@ const DEFAULT_EOS: u32 = 1;
 const DEFAULT_START: u32 = 0;
 
 /// A checkpoint of the family.
-#[derive(Debug)]
 pub struct T5 {
     /// The folder.
     source: std::path::PathBuf,
     config: Config,
-    tensors: Safetensors,
+    tensors: Box<dyn TensorSource>,
     layout: Layout,
     generation: GenerationSpec,
 }
@@ -50,8 +51,8 @@ impl T5 {
     /// Opens the folder of a checkpoint; none when it is not of this family.
     pub fn open(source: &Path) -> Result<Option<Self>> {
         let Some(config) = Config::read(source)? else { return Ok(None) };
-        let tensors = Safetensors::open(source)?;
-        let layout = Layout::of(&tensors, &config)?;
+        let tensors = open_tensors(source)?;
+        let layout = Layout::of(tensors.as_ref(), &config)?;
         let generation = generation(source, &config)?;
         Ok(Some(Self { source: source.to_owned(), config, tensors, layout, generation }))
     }
@@ -78,18 +79,25 @@ impl T5 {
         tensor: &str,
         precision: Precision,
     ) -> Result<StoredTable> {
-        let table = self.tensors.matrix(tensor, self.config.vocab_size, self.config.d_model)?;
+        let table =
+            Weight::stored(self.tensors.as_ref(), tensor, self.config.vocab_size, self.config.d_model);
         let format = match precision {
             Precision::Fp32 => EmbeddingFormat::F32,
-            Precision::Int8 => EmbeddingFormat::F16,
+            Precision::Int8 | Precision::Int4 => EmbeddingFormat::F16,
         };
-        weights.embedding(tensor.trim_end_matches(".weight"), table, format)
+        weights.embedding(tensor.trim_end_matches(".weight"), &table, format)
     }
 }
 
 impl Checkpoint for T5 {
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         // First what is quick and may be refused.
+        if precision == Precision::Int4 {
+            return Err(ConvertError::NoSuchPrecision {
+                family: self.config.variant.name(),
+                precision: "int4",
+            });
+        }
         let eos_token_id = self.generation.eos_token_ids.first().copied().unwrap_or(DEFAULT_EOS);
         let facts = TokenizerFacts { eos_token_id, vocab_size: self.config.vocab_size };
         let tokenizer = write_tokenizer(&self.source, dir, facts)?;
@@ -101,7 +109,7 @@ impl Checkpoint for T5 {
             self.write_embedding(weights, &self.layout.decoder_embedding, precision)?
         };
         let geometry = self.geometry();
-        let layers = Layers::new(&self.config, &self.layout, &self.tensors, precision);
+        let layers = Layers::new(&self.config, &self.layout, self.tensors.as_ref(), precision);
         encoder::graph(&layers, &geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
         decoder::graph(&layers, &geometry, &decoder_table, weights)?.write(&dir.join(DECODER_FILE))?;
 
@@ -114,8 +122,10 @@ impl Checkpoint for T5 {
         Ok(Description {
             family: self.config.variant.name(),
             geometry,
-            embeddings: Embeddings { encoder: spec(encoder_table), decoder: spec(decoder_table) },
+            embeddings: Embeddings { encoder: Some(spec(encoder_table)), decoder: spec(decoder_table) },
+            rotary: Vec::new(),
             tokenizer,
+            chat: None,
             generation: self.generation.clone(),
         })
     }
@@ -130,30 +140,13 @@ fn generation(source: &Path, config: &Config) -> Result<GenerationSpec> {
     if eos_token_ids.is_empty() {
         eos_token_ids.push(DEFAULT_EOS);
     }
+    let start = given.decoder_start_token_id.or(given.pad_token_id).unwrap_or(DEFAULT_START);
     let spec = GenerationSpec {
-        decoder_start_token_id: given.decoder_start_token_id.or(given.pad_token_id).unwrap_or(DEFAULT_START),
+        decoder_start_token_id: Some(start),
         eos_token_ids,
-        pad_token_id: given.pad_token_id,
-        suppress_tokens: given.suppress_tokens(),
         max_new_tokens: given.max_new_tokens(),
-        max_new_tokens_per_source_token: None,
-        do_sample: given.do_sample.unwrap_or(false),
-        temperature: given.temperature,
-        top_k: given.top_k,
-        top_p: given.top_p,
-        min_p: given.min_p,
-        repetition_penalty: given.repetition_penalty,
+        ..given.spec()
     };
-    let ids = spec.eos_token_ids.iter().chain(&spec.suppress_tokens).chain(&spec.pad_token_id);
-    for &id in ids.chain([&spec.decoder_start_token_id]) {
-        if id as usize >= config.vocab_size {
-            return Err(ConvertError::Unsupported {
-                path: source.join(CONFIG_FILE).display().to_string(),
-                what: "a token id of the configuration".to_owned(),
-                got: id.to_string(),
-                expected: format!("one below `vocab_size` ({})", config.vocab_size),
-            });
-        }
-    }
+    check_token_ids(&source.join(CONFIG_FILE).display().to_string(), &spec, config.vocab_size)?;
     Ok(spec)
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::config::{Config, Variant};
 use crate::{
     error::{ConvertError, Result},
-    huggingface::Safetensors,
     weights::TensorSource,
 };
 
@@ -101,7 +100,7 @@ pub struct Layout {
 
 impl Layout {
     /// Checks that every tensor is there, with its shape, and that there is none that would be left out.
-    pub fn of(tensors: &Safetensors, config: &Config) -> Result<Self> {
+    pub fn of(tensors: &dyn TensorSource, config: &Config) -> Result<Self> {
         let (encoder_embedding, decoder_embedding) = embeddings(tensors)?;
         let head = if tensors.same(HEAD, &decoder_embedding)? { None } else { Some(HEAD) };
         let layout = Self {
@@ -116,13 +115,13 @@ impl Layout {
             match tensors.shape(name) {
                 None => {
                     return Err(ConvertError::MissingTensor {
-                        path: tensors.path().to_owned(),
+                        path: tensors.path().display().to_string(),
                         tensor: name.clone(),
                     });
                 }
                 Some(got) if got != shape => {
                     return Err(ConvertError::Shape {
-                        path: tensors.path().to_owned(),
+                        path: tensors.path().display().to_string(),
                         tensor: name.clone(),
                         got: got.to_vec(),
                         expected: shape.clone(),
@@ -142,7 +141,7 @@ impl Layout {
         match surplus {
             None => Ok(layout),
             Some(name) => Err(ConvertError::Unsupported {
-                path: tensors.path().to_owned(),
+                path: tensors.path().display().to_string(),
                 what: format!("the tensor `{name}`"),
                 got: "one that the configuration leaves no place for".to_owned(),
                 expected: "a checkpoint that agrees with its configuration".to_owned(),
@@ -195,14 +194,14 @@ impl Layout {
 }
 
 /// A stack's own embedding goes before the shared one, and the other stack's serves where both are missing.
-fn embeddings(tensors: &Safetensors) -> Result<(String, String)> {
+fn embeddings(tensors: &dyn TensorSource) -> Result<(String, String)> {
     let (encoder, decoder) = (Stack::Encoder.embedding(), Stack::Decoder.embedding());
     let first = |names: [&str; 3]| names.into_iter().find(|name| tensors.contains(name)).map(str::to_owned);
     let (Some(of_encoder), Some(of_decoder)) =
         (first([&encoder, SHARED, &decoder]), first([&decoder, SHARED, &encoder]))
     else {
         return Err(ConvertError::MissingTensor {
-            path: tensors.path().to_owned(),
+            path: tensors.path().display().to_string(),
             tensor: SHARED.to_owned(),
         });
     };
@@ -212,7 +211,7 @@ fn embeddings(tensors: &Safetensors) -> Result<(String, String)> {
     Ok((of_encoder, of_decoder))
 }
 
-fn has_own_tables(tensors: &Safetensors, stack: Stack, config: &Config) -> bool {
+fn has_own_tables(tensors: &dyn TensorSource, stack: Stack, config: &Config) -> bool {
     config.variant == Variant::Umt5
         || (1..stack.layers(config)).any(|layer| tensors.contains(&stack.bias_table(layer)))
 }

@@ -35,7 +35,7 @@ element! {
     f32 => Float, F32;
     f16 => Float16, F16;
     i8 => Int8, I8;
-    u8 => Uint8;
+    u8 => Uint8, U8;
     i32 => Int32;
     i64 => Int64;
 }

@@ -1,7 +1,5 @@
 //! A weight matrix in memory, and its quantizers.
 
-use std::mem;
-
 /// Largest magnitude of a symmetric signed 8-bit value.
 const INT8_MAX: f32 = 127.0;
 
@@ -22,12 +20,6 @@ pub enum Values {
         values: Vec<i8>,
         row_scales: Vec<f32>,
     },
-}
-
-impl Default for Values {
-    fn default() -> Self {
-        Self::F32(Vec::new())
-    }
 }
 
 impl Matrix {
@@ -74,47 +66,6 @@ impl Matrix {
         self.values
     }
 
-    /// The rows of all parts, one part after the other: several linear layers of the same input as one. It is
-    /// quantized when every part is.
-    ///
-    /// # Panics
-    /// When there is no part, or the numbers of columns differ.
-    pub fn stack(parts: Vec<Matrix>) -> Self {
-        let mut parts = parts.into_iter();
-        let mut whole = parts.next().expect("a stack has at least one part");
-        for part in parts {
-            assert_eq!(part.columns, whole.columns, "columns of stacked matrices");
-            match (&mut whole.values, part.values) {
-                (
-                    Values::Int8 { values, row_scales },
-                    Values::Int8 { values: part_values, row_scales: part_scales },
-                ) => {
-                    values.extend(part_values);
-                    row_scales.extend(part_scales);
-                }
-                (_, values) => {
-                    let mut full = Matrix { values: mem::take(&mut whole.values), ..whole }.into_f32();
-                    full.extend(Matrix { values, ..part }.into_f32());
-                    whole.values = Values::F32(full);
-                }
-            }
-            whole.rows += part.rows;
-        }
-        whole
-    }
-
-    /// Appends a row of zeros.
-    pub fn push_zero_row(&mut self) {
-        self.rows += 1;
-        match &mut self.values {
-            Values::F32(values) => values.resize(self.rows * self.columns, 0.0),
-            Values::Int8 { values, row_scales } => {
-                values.resize(self.rows * self.columns, 0);
-                row_scales.push(0.0);
-            }
-        }
-    }
-
     /// The largest magnitude.
     pub fn largest(&self) -> f32 {
         match &self.values {
@@ -156,6 +107,23 @@ impl Matrix {
         }
         (values, row_scales)
     }
+
+    /// 4-bit values, two a byte, the first in the low half, and the scale of each block of `block` columns:
+    /// `w = (value − 8) · scale`. The value of largest magnitude in a block becomes 0, which is −8.
+    pub fn into_int4(self, block: usize) -> (Vec<u8>, Vec<f32>) {
+        let full = self.into_f32();
+        let mut values = Vec::with_capacity(full.len() / 2);
+        let mut scales = Vec::with_capacity(full.len() / block);
+        for block in full.chunks_exact(block) {
+            let extreme = block.iter().fold(0.0_f32, |a, &b| if b.abs() > a.abs() { b } else { a });
+            let scale = extreme / -8.0;
+            let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
+            let quantized = |value: f32| (round(value * inverse, -8.0, 7.0) + 8.0) as u8;
+            values.extend(block.chunks_exact(2).map(|pair| quantized(pair[0]) | quantized(pair[1]) << 4));
+            scales.push(scale);
+        }
+        (values, scales)
+    }
 }
 
 fn round(value: f32, low: f32, high: f32) -> f32 {
@@ -179,17 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_has_rows_for_columns() {
-        let matrix = Matrix::transposed(2, 3, &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-        assert_eq!(matrix, Matrix::new(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+    fn int4_restores_each_value_to_half_a_step_of_its_block() {
+        let values: Vec<f32> =
+            (0..64).map(|i| ((i * 37 % 64) as f32 - 40.0) * if i < 32 { 1.0 } else { 0.01 }).collect();
+        let (packed, scales) = Matrix::new(1, 64, values.clone()).into_int4(32);
+        for (i, value) in values.iter().enumerate() {
+            let nibble = packed[i / 2] >> (4 * (i % 2)) & 15;
+            let restored = (f32::from(nibble) - 8.0) * scales[i / 32];
+            // The end opposite to the extreme has one step less.
+            assert!((restored - value).abs() <= scales[i / 32].abs() * 1.01, "{value} became {restored}");
+        }
     }
 
     #[test]
-    fn a_quantized_matrix_keeps_its_values_through_a_stack() {
-        let part = |value, scale| Matrix::quantized(1, 2, vec![value, -value], vec![scale]);
-        let mut whole = Matrix::stack(vec![part(3, 0.5), part(7, 0.25)]);
-        whole.push_zero_row();
-        assert_eq!(whole.clone().into_f32(), [1.5, -1.5, 1.75, -1.75, 0.0, 0.0]);
-        assert_eq!(whole.into_int8(), (vec![3, -3, 7, -7, 0, 0], vec![0.5, 0.25, 0.0]));
+    fn a_transpose_has_rows_for_columns() {
+        let matrix = Matrix::transposed(2, 3, &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(matrix, Matrix::new(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
     }
 }

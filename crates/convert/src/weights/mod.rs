@@ -4,10 +4,13 @@ mod element;
 mod embedding;
 mod matrix;
 mod source;
+mod weight;
 mod writer;
 
 pub use element::{Element, Stored};
 pub use embedding::{EmbeddingFormat, StoredTable};
 pub use matrix::{Matrix, Values};
 pub use source::TensorSource;
+use source::stripes;
+pub use weight::Weight;
 pub use writer::{TensorWriter, WeightsWriter};

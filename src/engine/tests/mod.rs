@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod prompts;
+
 use super::*;
 use crate::{
     decoding::SamplingParams,
@@ -52,12 +54,18 @@ impl Executor for Copier {
     fn limits(&self) -> ExecutorLimits {
         ExecutorLimits {
             slots: self.slots,
-            cross_slots: self.slots,
-            max_source_tokens: 32,
             max_target_tokens: 16,
             vocab_size: VOCAB,
-            decoder_start_token_id: START,
+            encoder: Some(EncoderLimits {
+                cross_slots: self.slots,
+                max_source_tokens: 32,
+                decoder_start_token_id: START,
+            }),
         }
+    }
+
+    fn copy_prefix(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+        unreachable!("a target's cache belongs to its source")
     }
 
     fn encode(&mut self, batch: &EncodeBatch) -> Result<()> {
@@ -119,9 +127,13 @@ struct Letters;
 
 impl TextDecoder for Letters {
     fn push(&mut self, token: u32, text: &mut String) {
-        text.push(char::from_u32(u32::from(b'a') + token - 10).unwrap());
+        text.push(letter(token));
     }
     fn finish(&mut self, _: &mut String) {}
+}
+
+fn letter(token: u32) -> char {
+    char::from_u32(u32::from(b'a') + token - 10).unwrap()
 }
 
 impl TextDecoderFactory for Letters {
@@ -130,9 +142,10 @@ impl TextDecoderFactory for Letters {
     }
 }
 
-/// A running engine over a [`Copier`].
+/// A running engine.
 struct Harness {
     engine: Engine,
+    /// Of a [`Copier`].
     record: Arc<Mutex<Record>>,
     gate: Gate,
     outcomes: Arc<Outcomes>,
@@ -150,6 +163,7 @@ impl Observer for Outcomes {
     fn first_token(&self, _: Duration) {}
     fn inter_token(&self, _: Duration) {}
     fn prompt_tokens(&self, _: usize) {}
+    fn prefix_reuse(&self, _: usize, _: usize) {}
     fn generated_tokens(&self, _: usize) {}
     fn step(&self, _: StepStats) {}
     fn load(&self, load: EngineLoad) {
@@ -161,7 +175,6 @@ impl Harness {
     fn new(slots: usize, options: EngineOptions) -> Self {
         let record = Arc::new(Mutex::new(Record::default()));
         let gate = Gate::default();
-        let outcomes = Arc::new(Outcomes::default());
         let executor = Copier {
             slots,
             sources: HashMap::new(),
@@ -170,9 +183,14 @@ impl Harness {
             record: record.clone(),
             gate: gate.clone(),
         };
+        Self { record, ..Self::over(executor, gate, options) }
+    }
+
+    fn over(executor: impl Executor + 'static, gate: Gate, options: EngineOptions) -> Self {
+        let outcomes = Arc::new(Outcomes::default());
         let engine =
             Engine::start("test", Box::new(executor), Arc::new(Letters), outcomes.clone(), options).unwrap();
-        Self { engine, record, gate, outcomes }
+        Self { engine, record: Arc::default(), gate, outcomes }
     }
 
     fn submit(&self, request: Request) -> Client {

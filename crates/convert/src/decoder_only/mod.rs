@@ -1,0 +1,181 @@
+//! Decoder-only models: Llama, Qwen 2 and 3, Gemma 1 to 3, HunYuan V1 dense. One graph serves all of them; what
+//! sets them apart is in [`config`].
+//!
+//! Precision plan of `int8`: every product in signed 8 bits with a scale for each output, the head among them.
+//! The inputs of the feed-forward output have outliers, which are multiplied in full. Embedding tables are f16;
+//! residual, norms and attention f32. `int4` has blocks of 4 bits instead, the head excepted.
+
+mod config;
+mod decoder;
+mod folder;
+mod gguf_file;
+mod package;
+mod rope;
+
+use std::{fs, path::Path};
+
+use textgen_artifact::{
+    CHAT_TEMPLATE_FILE, ChatSpec, DECODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
+    TokenizerSpec,
+};
+use tokenizers::Tokenizer;
+
+use crate::{
+    checkpoint::{Checkpoint, Description, Precision},
+    error::{ConvertError, Result},
+    huggingface::check_token_ids,
+    weights::{EmbeddingFormat, Weight, WeightsWriter},
+};
+
+use config::Config;
+pub use package::{Chat, Package};
+
+/// Token embeddings, and the head where it is tied to them.
+const EMBEDDING: &str = "model.embed_tokens";
+const HEAD: &str = "lm_head";
+
+/// A checkpoint of the family.
+pub struct DecoderOnly {
+    package: Package,
+    config: Config,
+    tied_head: bool,
+}
+
+impl DecoderOnly {
+    /// Opens the folder of a checkpoint; none when its `config.json` is of another family.
+    pub fn open(source: &Path) -> Result<Option<Self>> {
+        match folder::config(source)? {
+            Some((path, json)) if Config::read(&path, &json)?.is_some() => {
+                Self::of(folder::package(source, path, json)?)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens a GGUF file.
+    pub fn open_gguf(path: &Path) -> Result<Option<Self>> {
+        Self::of(gguf_file::package(path)?)
+    }
+
+    /// Checks a package; none when it is of another family.
+    pub fn of(package: Package) -> Result<Option<Self>> {
+        let Some(config) = Config::read(&package.path, &package.config)? else { return Ok(None) };
+        let has_head = package.tensors.contains(&format!("{HEAD}.weight"));
+        let tied_head = config.tied_head.unwrap_or(!has_head);
+        if config.tied_head.is_none() && has_head {
+            log::debug!("{}: the head is its own, since the checkpoint has one", package.path);
+        }
+        Ok(Some(Self { package, config, tied_head }))
+    }
+
+    fn geometry(&self) -> Geometry {
+        let config = &self.config;
+        Geometry {
+            d_model: config.d_model,
+            encoder_layers: 0,
+            decoder_layers: config.layers.len(),
+            vocab_size: config.vocab_size,
+            head_dim: config.head_dim,
+            self_kv_heads: config.kv_heads,
+            cross_kv_heads: 0,
+            state_width: 0,
+            max_source_tokens: None,
+            max_target_tokens: Some(config.context),
+        }
+    }
+
+    /// Writes tokenizer and chat template; gives the number of the tokenizer's ids too.
+    fn write_text_side(&self, dir: &Path) -> Result<(TokenizerSpec, Option<ChatSpec>, usize)> {
+        let Package { path, tokenizer, chat, .. } = &self.package;
+        let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
+        let parsed = Tokenizer::from_bytes(&tokenizer.json).map_err(|error| unusable(error.to_string()))?;
+        let count = |with_added: bool| {
+            parsed.get_vocab(with_added).into_values().max().map_or(0, |largest| largest as usize + 1)
+        };
+        // Gemma 3's text models have the tokenizer of those that see images: an added token may have no row. A text
+        // that holds it is refused.
+        let ids = count(true).min(self.config.vocab_size);
+        if count(true) > ids {
+            log::warn!("{path}: added tokens from id {ids} on have no row in the model's embedding");
+        }
+        let own = count(false);
+        if own > self.config.vocab_size {
+            return Err(unusable(format!(
+                "it has {own} ids, the model's embedding {} rows; they are of different models",
+                self.config.vocab_size
+            )));
+        }
+        tokenizer.write(dir)?;
+        let chat = match chat {
+            None => None,
+            Some(Chat { template, special_tokens }) => {
+                let file = dir.join(CHAT_TEMPLATE_FILE);
+                fs::write(&file, template).map_err(ConvertError::io(&file))?;
+                Some(ChatSpec { special_tokens: special_tokens.clone() })
+            }
+        };
+        let spec = TokenizerSpec {
+            add_special_tokens: true,
+            source_suffix: Vec::new(),
+            normalizer: tokenizer.normalizer.is_some(),
+        };
+        Ok((spec, chat, ids))
+    }
+
+    fn generation(&self, ids: usize) -> Result<GenerationSpec> {
+        let given = &self.package.generation;
+        let path = &self.package.path;
+        for name in given.not_carried() {
+            log::warn!("{path}: the generation option `{name}` is not carried over");
+        }
+        let vocab_size = self.config.vocab_size;
+        // Rows of the embedding that no token has: never to be generated.
+        let unused = (ids..vocab_size).map(|id| id as u32);
+        let mut spec = GenerationSpec { max_new_tokens: given.new_tokens(), ..given.spec() };
+        spec.suppress_tokens.extend(unused);
+        if spec.eos_token_ids.is_empty() {
+            log::warn!("{path}: no end-of-sequence token is named; texts end by their length only");
+        }
+        check_token_ids(path, &spec, vocab_size)?;
+        Ok(spec)
+    }
+}
+
+impl Checkpoint for DecoderOnly {
+    fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
+        // First what is quick and may be refused.
+        let (tokenizer, chat, ids) = self.write_text_side(dir)?;
+        let generation = self.generation(ids)?;
+        let geometry = self.geometry();
+        let format = match precision {
+            Precision::Fp32 => EmbeddingFormat::F32,
+            Precision::Int8 | Precision::Int4 => EmbeddingFormat::F16,
+        };
+        let Config { vocab_size, d_model, .. } = self.config;
+        let tensors = self.package.tensors.as_ref();
+        let table = Weight::stored(tensors, &format!("{EMBEDDING}.weight"), vocab_size, d_model);
+        let table = weights.embedding(EMBEDDING, &table, format)?;
+        let layers = decoder::Layers {
+            config: &self.config,
+            tensors,
+            precision,
+            tied_head: self.tied_head.then_some(&table),
+        };
+        layers.graph(&geometry, weights)?.write(&dir.join(DECODER_FILE))?;
+        let decoder = EmbeddingSpec {
+            table: table.table,
+            row_scale: table.row_scale,
+            scale: self.config.embedding_scale,
+            positions: None,
+        };
+        Ok(Description {
+            family: self.config.family.name(),
+            geometry,
+            embeddings: Embeddings { encoder: None, decoder },
+            rotary: self.config.rotary.clone(),
+            tokenizer,
+            chat,
+            generation,
+        })
+    }
+}

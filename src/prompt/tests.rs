@@ -1,0 +1,366 @@
+//! Templates, conversations and languages.
+
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::error::{Error, ErrorKind};
+
+fn chat(source: &str) -> ChatTemplate {
+    ChatTemplate::compile(source.to_owned(), BTreeMap::new()).unwrap()
+}
+
+fn conversation(messages: Value) -> Conversation {
+    Conversation::from_json(messages).unwrap()
+}
+
+fn hello() -> Conversation {
+    conversation(json!([{"role": "user", "content": "Hello"}]))
+}
+
+fn rendered(source: &str) -> String {
+    chat(source).render(&hello()).unwrap()
+}
+
+fn template(source: &str) -> PromptTemplate {
+    PromptTemplate::compile(source, Languages::default()).unwrap()
+}
+
+fn between(src_lang: Option<&str>, tgt_lang: Option<&str>) -> PromptOptions {
+    PromptOptions {
+        apply_chat_template: None,
+        src_lang: src_lang.map(str::to_owned),
+        tgt_lang: tgt_lang.map(str::to_owned),
+    }
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>, parts: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
+    for part in parts {
+        assert!(error.message.contains(part), "{part:?} is not in: {error}");
+    }
+    assert!(error.message.len() < 600, "{error}");
+}
+
+// Chat templates
+
+/// The template of SmolLM2, as it is published.
+const SMOLLM2: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+     {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
+     {% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn smollm2_asks_as_it_was_trained() {
+    assert_eq!(
+        rendered(SMOLLM2),
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+         <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    );
+}
+
+#[test]
+fn blocks_and_blanks_are_as_in_transformers() {
+    assert_eq!(rendered("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
+    assert_eq!(rendered("{{ bos_token }}x{{ nothing }}"), "x");
+    assert_eq!(
+        rendered("{{ tools is none }} {{ tools is defined }} {{ documents is none }}"),
+        "True True True"
+    );
+    assert_eq!(rendered("{{ messages[0].content }} {{ messages[-1]['role'].upper() }}"), "Hello USER");
+    assert_eq!(rendered("{% for m in messages %}{% break %}{% endfor %}{{ '<b>&' }}"), "<b>&");
+}
+
+#[test]
+fn marks_of_training_data_change_nothing() {
+    let template = |begin: &str, end: &str| format!("a \n{begin}\n b {{{{ 1 }}}} {{{{ '{{%' }}}}\n{end}\n c");
+    for (begin, end, begin_if, end_if) in [
+        ("{% generation %}", "{% endgeneration %}", "{% if true %}", "{% endif %}"),
+        ("{%- generation -%}", "{%- endgeneration -%}", "{%- if true -%}", "{%- endif -%}"),
+        ("{%-generation%}", "{%endgeneration -%}", "{%- if true %}", "{% endif -%}"),
+    ] {
+        assert_eq!(rendered(&template(begin, end)), rendered(&template(begin_if, end_if)), "{begin}");
+    }
+}
+
+#[test]
+fn special_tokens_have_their_names() {
+    let tokens = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
+    let template = ChatTemplate::compile("{{ bos_token }}{{ eos_token }}".to_owned(), tokens).unwrap();
+    assert_eq!(template.render(&hello()).unwrap(), "<s>");
+}
+
+#[test]
+fn json_is_written_as_python_writes_it() {
+    for (expression, json) in [
+        (
+            "{'b': [1, 'é中\\n\"', none, true], 'a': {}} | tojson",
+            "{\"b\": [1, \"é中\\n\\\"\", null, true], \"a\": {}}",
+        ),
+        ("messages | tojson", r#"[{"role": "user", "content": "Hello"}]"#),
+        ("'<&>' | tojson(ensure_ascii=false)", "\"<&>\""),
+        ("{'a': [1, 2], 'b': []} | tojson(indent=2)", "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": []\n}"),
+    ] {
+        assert_eq!(rendered(&format!("{{{{ {expression} }}}}")), json, "{expression}");
+    }
+    refused(chat("{{ 1 | tojson(sorted=true) }}").render(&hello()), &["sorted"]);
+}
+
+#[test]
+fn the_date_is_written_as_python_writes_it() {
+    let year: i32 = rendered("{{ strftime_now('%Y') }}").parse().unwrap();
+    assert!(year >= 2024, "{year}");
+    assert_eq!(rendered("{{ strftime_now('%d %b %Y') }}").len(), "26 Jul 2024".len());
+    refused(chat("{{ strftime_now('%!') }}").render(&hello()), &["strftime_now"]);
+}
+
+#[test]
+fn a_template_that_raises_says_why() {
+    let template = chat("{{ raise_exception('Roles must alternate') }}");
+    refused(template.render(&hello()), &["refuses the conversation: Roles must alternate"]);
+    let whole = chat("{{ raise_exception(messages[0].content) }}");
+    refused(whole.render(&Conversation::of_user("x".repeat(1 << 20))), &["refuses", "xxx…"]);
+}
+
+#[test]
+fn a_damaged_template_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chat_template.jinja");
+    fs::write(&file, "first\n{% if messages %}\n  {{ messages[ }}\n{% endif %}").unwrap();
+    refused(ChatTemplate::load(&file, BTreeMap::new()), &["chat_template.jinja", "line 3", "column"]);
+    fs::write(&file, b"\xff").unwrap();
+    refused(ChatTemplate::load(&file, BTreeMap::new()), &["chat_template.jinja"]);
+    let missing = ChatTemplate::load(&folder.path().join("nothing"), BTreeMap::new()).unwrap_err();
+    assert_eq!(missing.kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_template_that_does_too_much_is_stopped() {
+    let loops = "{% for a in range(9999) %}".repeat(3) + "x" + &"{% endfor %}".repeat(3);
+    refused(chat(&loops).render(&hello()), &["too long"]);
+    let doubles = format!(
+        "{{% set ns = namespace(s='x') %}}{}{{{{ ns.s }}}}",
+        "{% set ns.s = ns.s + ns.s %}".repeat(40)
+    );
+    refused(chat(&doubles).render(&hello()), &["too long"]);
+    refused(chat("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").render(&hello()), &["recursion"]);
+}
+
+#[test]
+fn a_long_conversation_is_no_excess() {
+    let text = "word ".repeat(200);
+    let messages: Vec<Value> = (0..1024)
+        .map(|index| json!({"role": if index % 2 == 0 { "user" } else { "assistant" }, "content": text}))
+        .collect();
+    let prompt = chat(SMOLLM2).render(&conversation(Value::Array(messages))).unwrap();
+    assert!(prompt.len() > 1 << 20);
+}
+
+// Conversations
+
+#[test]
+fn parts_of_text_are_one_text() {
+    let parts = json!([{"role": "user", "content": [
+        {"type": "text", "text": "a "}, {"text": "b", "type": "text"},
+    ]}]);
+    let whole = json!([{"role": "user", "content": "a b"}]);
+    assert_eq!(conversation(parts), conversation(whole));
+    assert_eq!(
+        conversation(json!([{"role": "user", "content": []}])),
+        conversation(json!([{"role": "user", "content": ""}]))
+    );
+}
+
+#[test]
+fn what_is_no_conversation_is_refused_with_its_place() {
+    let user = json!({"role": "user", "content": "a"});
+    for (messages, parts) in [
+        (json!({}), &["an object", "JSON list"][..]),
+        (json!("text"), &["another string", "JSON list"]),
+        (json!([]), &["0 messages", "1 to 1024"]),
+        (json!(vec![user.clone(); 1025]), &["1025 messages"]),
+        (json!([user, 7]), &["message 1", "a number", "role"]),
+        (json!([user, {"content": "a"}]), &["message 1", "`role`", "nothing"]),
+        (json!([{"role": 1, "content": "a"}]), &["message 0", "`role`", "a number"]),
+        (json!([{"role": "user"}]), &["`content`", "nothing"]),
+        (json!([{"role": "user", "content": null}]), &["`content`", "null"]),
+        (json!([{"role": "user", "content": {"text": "a"}}]), &["`content`", "an object"]),
+        (json!([{"role": "user", "content": ["a"]}]), &["`content`", "part 0", "another string", "text"]),
+        (json!([{"role": "user", "content": [{"type": "image", "url": "x"}]}]), &["part 0", "only text"]),
+        (json!([{"role": "user", "content": [{"type": "text"}]}]), &["part 0", "`text`", "nothing"]),
+        (json!([{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]), &["`x`"]),
+        (json!([{"role": "user", "content": "a", "tool_calls": []}]), &["message 0", "`tool_calls`"]),
+    ] {
+        refused(Conversation::from_json(messages), parts);
+    }
+    for json in ["", "[", "[{\"role\": \"user\", \"content\": \"\\ud83d\"}]", &"[".repeat(1 << 20)] {
+        refused(Conversation::parse(json), &["JSON list of messages"]);
+    }
+}
+
+// Prompt templates
+
+#[test]
+fn a_prompt_names_the_languages() {
+    let template =
+        template("{{ src_lang.name }} to {{ tgt_lang.chinese }} ({{ tgt_lang.code }}):\n{{ text }}\n");
+    let prompt = template.render("  Hello ", &between(Some("EN"), Some("german"))).unwrap();
+    assert_eq!(prompt, "English to 德语 (de):\n  Hello \n");
+    assert!(template.uses_languages());
+}
+
+#[test]
+fn a_language_may_be_optional() {
+    let template = template(
+        "{% if src_lang is defined %}{{ src_lang.code }} {% endif %}{{ tgt_lang.code }}: {{ text }}",
+    );
+    assert_eq!(template.render("a", &between(None, Some("de"))).unwrap(), "de: a");
+    assert_eq!(template.render("a", &between(Some("en"), Some("de"))).unwrap(), "en de: a");
+    refused(template.render("a", &between(Some("en"), None)), &["tgt_lang", "known languages are zh, en"]);
+    refused(template.render("a", &between(Some("xx"), Some("de"))), &["src_lang", "\"xx\"", "zh, en"]);
+}
+
+#[test]
+fn a_language_without_a_place_is_refused() {
+    let error =
+        template("{{ tgt_lang.name }}{{ text }}").render("a", &between(Some("en"), Some("de"))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.message.contains("src_lang") && error.message.contains("prompt_template"), "{error}");
+}
+
+#[test]
+fn a_prompt_template_is_checked() {
+    for (source, parts) in [
+        ("{{ text }", &["line 1", "column"][..]),
+        ("\n\n{% if text %}", &["line 3"]),
+        ("no place for it", &["text"]),
+    ] {
+        refused(PromptTemplate::compile(source, Languages::default()), parts);
+    }
+    refused(
+        template("{{ text }}{{ txet }}").render("a", &PromptOptions::default()),
+        &["line 1", "undefined"],
+    );
+}
+
+// Languages
+
+#[test]
+fn a_language_is_found_by_any_of_its_names() {
+    let languages = Languages::default();
+    for (asked, code) in [
+        ("en", "en"),
+        ("EN", "en"),
+        ("english", "en"),
+        ("英语", "en"),
+        (" en ", "en"),
+        ("en-US", "en"),
+        ("pt_BR", "pt"),
+        ("es-419", "es"),
+        ("Português", "pt"),
+        ("PORTUGUÊS", "pt"),
+        ("日本語", "ja"),
+        ("zh", "zh"),
+        ("zh-CN", "zh"),
+        ("zh_Hans", "zh"),
+        ("中文", "zh"),
+        ("Chinese", "zh"),
+        ("zh-TW", "zh-Hant"),
+        ("zh_hant", "zh-Hant"),
+        ("zh-HK", "zh-Hant"),
+        ("繁体中文", "zh-Hant"),
+        ("traditional chinese", "zh-Hant"),
+        ("yue", "yue"),
+        ("fil", "tl"),
+        ("ئۇيغۇرچە", "ug"),
+    ] {
+        assert_eq!(languages.find(asked).unwrap().code, code, "{asked}");
+    }
+    for unknown in ["", "xx", "e", "en-", "en-Latn", "zh-XX", "-", "english, german", &"x".repeat(1 << 20)] {
+        refused(languages.find(unknown), &["zh, en, fr", "yue"]);
+    }
+}
+
+#[test]
+fn names_are_unambiguous() {
+    let languages = Languages::default();
+    for language in KNOWN_CODES.iter().map(|code| languages.find(code).unwrap()) {
+        for name in [&language.code, &language.name, &language.chinese, &language.native] {
+            assert_eq!(languages.find(name).unwrap(), language, "{name}");
+        }
+    }
+    assert_eq!(languages.to_string(), KNOWN_CODES.join(", "));
+}
+
+const KNOWN_CODES: [&str; 38] = [
+    "zh", "en", "fr", "pt", "es", "ja", "tr", "ru", "ar", "ko", "th", "it", "de", "vi", "ms", "id", "tl",
+    "hi", "zh-Hant", "pl", "cs", "nl", "km", "my", "fa", "gu", "ur", "te", "mr", "he", "bn", "ta", "uk",
+    "bo", "kk", "mn", "ug", "yue",
+];
+
+#[test]
+fn a_model_limits_and_extends_the_list() {
+    let languages = Languages::parse("EN, pt,\n tlh=Klingon=克林贡语, qu=Quechua, de=Swiss German").unwrap();
+    assert_eq!(languages.to_string(), "en, pt, tlh, qu, de");
+    assert_eq!(languages.find("klingon").unwrap().chinese, "克林贡语");
+    assert_eq!(languages.find("qu").unwrap().chinese, "Quechua");
+    assert_eq!(languages.find("Deutsch").unwrap().name, "Swiss German");
+    refused(languages.find("fr"), &["en, pt, tlh, qu, de"]);
+    refused(Languages::parse("en").unwrap().find("zh-CN"), &["zh-CN"]);
+    for (list, part) in [
+        ("", "no language"),
+        (" , ", "no language"),
+        ("xx", "`xx`"),
+        ("en, EN", "twice"),
+        ("xx=", "empty"),
+        ("=English", "empty"),
+        ("xx=a=b=c", "too many"),
+        ("en pt", "`en pt`"),
+    ] {
+        refused(Languages::parse(list), &[part]);
+    }
+}
+
+// All together
+
+fn text(text: &str) -> PromptInput {
+    PromptInput::Text(text.to_owned())
+}
+
+fn prompt(prompts: &Prompts, input: &PromptInput, options: &PromptOptions) -> (String, bool) {
+    let prompt = prompts.build(input, options).unwrap();
+    (prompt.text, prompt.has_special_tokens)
+}
+
+#[test]
+fn a_chat_model_takes_texts_for_turns_unless_told_otherwise() {
+    let around = Some(Arc::new(template("{{ tgt_lang.code }} {{ text }}")));
+    let prompts = Prompts::new(Some(chat("[{{ messages[0].content }}]")), around);
+    let mut options = between(None, Some("de"));
+    assert_eq!(prompt(&prompts, &text("a"), &options), ("[de a]".into(), true));
+    options.apply_chat_template = Some(false);
+    assert_eq!(prompt(&prompts, &text("a"), &options), ("de a".into(), false));
+    let conversation = PromptInput::Conversation(hello());
+    assert_eq!(prompt(&prompts, &conversation, &PromptOptions::default()), ("[Hello]".into(), true));
+    refused(prompts.build(&conversation, &options), &["apply_chat_template"]);
+    refused(prompts.build(&conversation, &between(Some("en"), None)), &["src_lang"]);
+}
+
+#[test]
+fn a_plain_model_takes_texts_as_they_are() {
+    let prompts = Prompts::default();
+    assert_eq!(prompt(&prompts, &text(" a"), &PromptOptions::default()), (" a".into(), false));
+    let told = |apply| PromptOptions { apply_chat_template: Some(apply), ..PromptOptions::default() };
+    assert_eq!(prompt(&prompts, &text(" a"), &told(false)), (" a".into(), false));
+    refused(prompts.build(&text("a"), &told(true)), &["apply_chat_template", "no chat template"]);
+    refused(
+        prompts.build(&PromptInput::Conversation(hello()), &PromptOptions::default()),
+        &["messages", "no chat template", "text_input"],
+    );
+    let error = prompts.build(&text("a"), &between(Some("en"), None)).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.message.contains("src_lang") && error.message.contains("prompt_template"), "{error}");
+}
