@@ -1,6 +1,7 @@
 """Runs the real server."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -17,15 +18,20 @@ from . import places
 Labels = Tuple[Tuple[str, str], ...]
 
 
-def _free_ports(count: int) -> List[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+def free_ports(count: int) -> List[int]:
+    """Ports that nobody listens on, below those that outgoing connections are given: none is taken by one of these
+    before its server has it."""
+    ports: List[int] = []
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
 
 
 class TritonServer:
@@ -35,7 +41,7 @@ class TritonServer:
         self.repository = repository
         self.log = log
         self.arguments = arguments
-        self.http_port, self.grpc_port, self.metrics_port = _free_ports(3)
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         self.process: Optional[subprocess.Popen] = None
         # No connection stays open: an idle one keeps the server from ending until its exit timeout.
         self._http = urllib3.PoolManager(retries=False, timeout=10, headers={"Connection": "close"})
@@ -131,10 +137,13 @@ class TritonServer:
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + 120
+        # The server opens its doors one after the other, gRPC first, metrics last.
+        live = f"http://127.0.0.1:{self.http_port}/v2/health/live"
+        metrics = f"http://127.0.0.1:{self.metrics_port}/metrics"
         while time.monotonic() < deadline:
             self.assert_alive()
             try:
-                if self._http.request("GET", f"http://127.0.0.1:{self.http_port}/v2/health/live").status == 200:
+                if all(self._http.request("GET", url).status == 200 for url in (live, metrics)):
                     return
             except urllib3.exceptions.HTTPError:
                 pass
