@@ -75,6 +75,7 @@ pub(super) enum Key {
     ReturnCumulativeLogprob,
     ReturnNumInputTokens,
     ReturnNumOutputTokens,
+    ReturnChoiceProbabilities,
     SamplingParameters,
     DecoderTextInput,
     GuidedDecodingGuide,
@@ -88,7 +89,7 @@ pub(super) enum Key {
 const INT_MAX: i128 = i32::MAX as i128;
 const SMALLEST_POSITIVE: f32 = f32::MIN_POSITIVE;
 /// Characters of a client's text that an error message repeats.
-const SHOWN: usize = 40;
+pub(super) const SHOWN: usize = 40;
 
 const fn int(key: Key, names: &'static [&'static str], min: i128, max: i128) -> OptionSpec {
     OptionSpec { key, names, kind: OptionKind::Int { min, max }, instead: None }
@@ -113,8 +114,6 @@ const fn list(key: Key, names: &'static [&'static str], max_words: usize) -> Opt
 const fn unbuilt(spec: OptionSpec, instead: &'static str) -> OptionSpec {
     OptionSpec { instead: Some(instead), ..spec }
 }
-
-const NO_GUIDE: &str = "leave it out; stop_words and bad_words are the constraints this build knows";
 
 /// All options.
 pub static OPTIONS: &[OptionSpec] = &[
@@ -150,6 +149,7 @@ pub static OPTIONS: &[OptionSpec] = &[
     flag(Key::ReturnCumulativeLogprob, &["return_cumulative_logprob"]),
     flag(Key::ReturnNumInputTokens, &["return_num_input_tokens"]),
     flag(Key::ReturnNumOutputTokens, &["return_num_output_tokens"]),
+    flag(Key::ReturnChoiceProbabilities, &["return_choice_probabilities"]),
     OptionSpec {
         key: Key::SamplingParameters,
         names: &["sampling_parameters"],
@@ -157,8 +157,8 @@ pub static OPTIONS: &[OptionSpec] = &[
         instead: None,
     },
     text(Key::DecoderTextInput, &["decoder_text_input"]),
-    unbuilt(text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]), NO_GUIDE),
-    unbuilt(text(Key::GuidedDecodingGuideType, &["guided_decoding_guide_type"]), NO_GUIDE),
+    text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]),
+    text(Key::GuidedDecodingGuideType, &["guided_decoding_guide_type"]),
     flag(Key::ApplyChatTemplate, &["apply_chat_template"]),
     text(Key::SrcLang, &["src_lang"]),
     text(Key::TgtLang, &["tgt_lang"]),
