@@ -358,13 +358,24 @@ mod tests {
     use super::*;
     use crate::engine::FinishReason;
 
+    /// All but the output that only a guide has.
+    const PLAIN: [&str; 7] = [
+        schema::TEXT_OUTPUT,
+        schema::FINISH_REASON,
+        schema::CUMULATIVE_LOGPROB,
+        schema::LOGPROBS,
+        schema::NUM_INPUT_TOKENS,
+        schema::NUM_OUTPUT_TOKENS,
+        schema::SEQUENCE_INDEX,
+    ];
+
     fn plan(stream: bool, layout: TextLayout, openings: &[&str]) -> ReplyPlan {
         ReplyPlan {
             samples: 1,
             sequences: openings.len(),
             stream,
             layout,
-            outputs: schema::OUTPUTS.iter().map(|spec| spec.name).collect(),
+            outputs: PLAIN.to_vec(),
             openings: openings.iter().map(|&text| text.to_owned()).collect(),
             choices: Arc::default(),
         }
@@ -419,7 +430,7 @@ mod tests {
         }
         assert!(!reply.is_unfinished());
         let response = reply.whole().unwrap();
-        assert_eq!(response.len(), schema::OUTPUTS.len());
+        assert_eq!(response.len(), PLAIN.len());
         assert!(response.iter().all(|output| output.shape() == [2, 2]));
         assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["a!", "b!", "c!", "d!"]);
         assert_eq!(counts(find(&response, schema::SEQUENCE_INDEX).unwrap()), [0, 1, 2, 3]);
@@ -482,6 +493,55 @@ mod tests {
         }
         let response = reply.whole().unwrap();
         assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["x a", "x b", "y c", "y "]);
+    }
+
+    fn choosing(stream: bool, samples: usize, prompts: usize) -> Reply {
+        let choices = ["yes".to_owned(), "n\"o".to_owned()];
+        let sequences = samples * prompts;
+        let plan = ReplyPlan { samples, sequences, ..plan(stream, TextLayout::Flat, &[]) };
+        let outputs = [PLAIN.as_slice(), &[schema::CHOICE_PROBABILITIES]].concat();
+        Reply::new(ReplyPlan { choices: choices.into(), outputs, ..plan })
+    }
+
+    const PROBABILITIES: &str =
+        r#"[{"choice":"yes","probability":0.75},{"choice":"n\"o","probability":0.25}]"#;
+
+    #[test]
+    fn the_end_of_a_stream_waits_for_the_probabilities_that_come_with_it() {
+        let mut reply = choosing(true, 1, 2);
+        reply.update(&update(0, "y", &[1]));
+        reply.update(&last(0, "es", &[2]));
+        let first = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&first, schema::TEXT_OUTPUT).unwrap()), ["yes"]);
+        assert!(find(&first, schema::FINISH_REASON).is_none());
+        assert!(!reply.has_piece() && reply.is_unfinished());
+        reply.choice_probabilities(0, &[0.75, 0.25]);
+        let end = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&end, schema::TEXT_OUTPUT).unwrap()), [""]);
+        assert_eq!(texts(find(&end, schema::FINISH_REASON).unwrap()), ["stop"]);
+        assert_eq!(texts(find(&end, schema::CHOICE_PROBABILITIES).unwrap()), [PROBABILITIES]);
+
+        reply.choice_probabilities(1, &[0.75, 0.25]);
+        assert!(!reply.has_piece());
+        reply.update(&last(1, "yes", &[2]));
+        assert!(!reply.is_unfinished());
+        let end = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&end, schema::CHOICE_PROBABILITIES).unwrap()), [PROBABILITIES]);
+    }
+
+    #[test]
+    fn the_probabilities_of_a_prompt_come_with_each_of_its_samples() {
+        let mut reply = choosing(false, 2, 2);
+        for index in 0..4 {
+            reply.update(&last(index, "yes", &[1]));
+        }
+        reply.choice_probabilities(1, &[0.75, 0.25]);
+        reply.choice_probabilities(0, &[0.5, 0.5]);
+        assert!(!reply.is_unfinished());
+        let response = reply.whole().unwrap();
+        let even = PROBABILITIES.replace("0.75", "0.5").replace("0.25", "0.5");
+        let expected = [&*even, &even, PROBABILITIES, PROBABILITIES];
+        assert_eq!(texts(find(&response, schema::CHOICE_PROBABILITIES).unwrap()), expected);
     }
 
     #[test]
