@@ -119,7 +119,7 @@ impl RequestOptions {
                     (_, _, float) => OptionValue::Float(float.unwrap_or(f64::NAN)),
                 },
                 Value::String(text) => spec.parse(text),
-                // Its own text is what a guide is elsewhere.
+                // Within JSON a guide need not be JSON in a string.
                 Value::Array(_) if spec.key == Key::GuidedDecodingGuide => {
                     OptionValue::Text(value.to_string())
                 }

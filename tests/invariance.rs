@@ -60,7 +60,7 @@ fn params(index: usize) -> SamplingParams {
 fn guide(index: usize) -> Option<Arc<ChoiceGuide>> {
     let choices = [&[20, 21, 22][..], &[20, 21], &[20, 31, 9, 7, 40], &[5], &[41, 41]];
     let choices = choices.iter().map(|choice| choice.to_vec()).collect();
-    (index % 4 == 0 || index % 7 == 5).then(|| Arc::new(ChoiceGuide::new(choices, &[1]).unwrap()))
+    (index.is_multiple_of(4) || index % 7 == 5).then(|| Arc::new(ChoiceGuide::new(choices, &[1]).unwrap()))
 }
 
 fn alone(model: &TextModel) -> Vec<Vec<Generated>> {

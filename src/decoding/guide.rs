@@ -83,7 +83,7 @@ impl ChoiceGuide {
     }
 
     /// Number of choices.
-    pub fn len(&self) -> usize {
+    pub fn choices(&self) -> usize {
         self.choices.len()
     }
 
@@ -217,7 +217,7 @@ mod tests {
             &[5, 8, 99],
         ];
         assert_eq!(ended, expected);
-        assert_eq!((guide.len(), guide.max_tokens()), (4, 4));
+        assert_eq!((guide.choices(), guide.max_tokens()), (4, 4));
     }
 
     #[test]

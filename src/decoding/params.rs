@@ -43,7 +43,7 @@ pub struct SamplingParams {
     /// Report the log-probability of each chosen token under the model's own distribution: before penalties,
     /// forbidden tokens, temperature and truncation.
     pub logprobs: bool,
-    /// Targets of which each sequence must be one. They go before [`SamplingParams::min_new_tokens`], bad words and
+    /// Targets of which each sequence must be one, ended by `eos_token_ids`. They go before [`SamplingParams::min_new_tokens`], bad words and
     /// suppressed tokens, which whoever makes the guide has to heed. None allows any.
     pub guide: Option<Arc<ChoiceGuide>>,
     /// Report for each prompt how probable the guide's choices are among each other, under the model's own
@@ -55,7 +55,7 @@ impl SamplingParams {
     /// Choices whose probabilities each prompt is asked for.
     pub fn scored_choices(&self) -> usize {
         match &self.guide {
-            Some(guide) if self.choice_probabilities => guide.len(),
+            Some(guide) if self.choice_probabilities => guide.choices(),
             _ => 0,
         }
     }

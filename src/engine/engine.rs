@@ -182,9 +182,10 @@ impl Engine {
             Some(_) => ("forced prefix", "max_target_tokens"),
             None => ("prompt", "max_context_tokens"),
         };
+        let after = if given > 0 { format!(" after a {what} of {given}") } else { String::new() };
         Err(Error::invalid_argument(format!(
-            "text {index}: a {what} of {given} tokens and a choice of {needed}, its end included, together at most \
-             {max_target_tokens} fit; shorten one of them, or raise {key} if the model allows more"
+            "text {index}: a choice of {needed} tokens, its end included{after}, together at most {max_target_tokens} \
+             fit; shorten it, or raise {key} if the model allows more"
         )))
     }
 

@@ -557,15 +557,16 @@ impl Worker {
         let answer = match &mut sequence.purpose {
             Purpose::Answer(answer) => answer,
             Purpose::Score(scored) => {
-                match scored.score.count(logits) {
+                let next = match scored.score.count(logits) {
+                    Ok(None) => request.scored(scored).map(|()| None),
+                    next => next,
+                };
+                match next {
                     Ok(Some(token)) => {
                         self.slots.follows(sequence.slot, token);
                         sequence.follow(token);
                     }
-                    Ok(None) => match request.scored(scored) {
-                        Ok(()) => self.finished.push(row),
-                        Err(error) => self.failed.push((sequence.request, error)),
-                    },
+                    Ok(None) => self.finished.push(row),
                     Err(error) => self.failed.push((sequence.request, error)),
                 }
                 return;

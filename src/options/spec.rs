@@ -11,8 +11,7 @@ pub struct OptionSpec {
     pub names: &'static [&'static str],
     /// Type and range.
     pub kind: OptionKind,
-    /// For an option that is declared and not built: what to do instead. Only its neutral value (1, or an
-    /// empty text) is accepted.
+    /// For an option that is declared and not built: what to do instead. Only its neutral value, 1, is accepted.
     pub(super) instead: Option<&'static str>,
 }
 
@@ -261,8 +260,7 @@ fn is_neutral(value: &OptionValue) -> bool {
     match value {
         OptionValue::Int(int) => *int == 1,
         OptionValue::Float(float) => *float == 1.0,
-        OptionValue::Text(text) => text.is_empty(),
-        OptionValue::Bool(_) | OptionValue::List(_) => false,
+        OptionValue::Text(_) | OptionValue::Bool(_) | OptionValue::List(_) => false,
     }
 }
 
