@@ -232,16 +232,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_apart_or_never_ends_is_refused() {
-        let refused: [(&[&[u32]], &[u32], &str); 5] = [
-            (&[], &[1], "0 choices"),
-            (&[&[5]], &[], "0 end-of-sequence tokens"),
-            (&[&[5], &[]], &[1], "choice 1 has no tokens"),
-            (&[&[5, 1]], &[1], "token 1"),
-            (&[&[5], &[6], &[5]], &[1], "choice 2"),
-        ];
-        for (choices, eos, part) in refused {
-            let choices = choices.iter().map(|choice| choice.to_vec()).collect();
-            let error = ChoiceGuide::new(choices, eos).unwrap_err();
+        for (choices, eos, part) in [
+            (vec![], vec![1], "0 choices"),
+            (vec![vec![5]], vec![], "0 end-of-sequence tokens"),
+            (vec![vec![5], vec![]], vec![1], "choice 1 has no tokens"),
+            (vec![vec![5, 1]], vec![1], "token 1"),
+            (vec![vec![5], vec![6], vec![5]], vec![1], "choice 2"),
+        ] {
+            let error = ChoiceGuide::new(choices, &eos).unwrap_err();
             assert!(error.message.contains(part), "{error}");
         }
     }

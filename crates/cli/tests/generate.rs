@@ -120,7 +120,7 @@ fn an_answer_is_one_of_the_choices_and_each_has_a_probability() {
     assert_eq!((&objects[1]["text_output"], objects[1].get("choice_probabilities")), (&json!("free"), None));
 
     let run = artifact.generate(&options, &lines(&[json!({"input_ids": SOURCE, "max_tokens": 1})]));
-    assert_error(&run.objects()[0], &["human", "max_tokens"]);
+    assert_error(&run.objects()[0], &json!(1), &["human", "max_tokens"]);
 }
 
 #[test]
