@@ -90,13 +90,10 @@ pub(super) fn guide(
         let tokens = tokenizer.encode_target(choice)?;
         let said = said(&tokens, tokenizer);
         if said != *choice {
-            return Err(refused(
-                choice,
-                &format!(
-                    "in this model's tokens it is {:?}; write it so, or in other words",
-                    shortened(&said, SHOWN)
-                ),
-            ));
+            let said = shortened(&said, SHOWN);
+            let why =
+                format!("the model's tokenizer turns it into {said:?}; use a text that it keeps as it is");
+            return Err(refused(choice, &why));
         }
         check(choice, &tokens, max_tokens, params)?;
         sequences.push(tokens);

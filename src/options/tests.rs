@@ -423,7 +423,7 @@ fn a_guide_that_is_no_list_of_different_texts_is_refused() {
 fn a_choice_that_could_not_be_said_is_refused_with_the_reason() {
     for (choice, others, parts) in [
         ("worse", json!({}), ["\"worse\"", "\"?\""]),
-        ("bad good", json!({}), ["\"bad good\"", "it is"]),
+        ("bad good", json!({}), ["\"bad good\"", "turns it into"]),
         ("good", json!({"max_tokens": 1}), ["2 tokens", "max_tokens is 1"]),
         ("good", json!({"min_tokens": 2}), ["1 tokens", "min_tokens is 2"]),
         ("good", json!({"stop_words": ["oo"]}), ["stop_words", "\"oo\""]),
