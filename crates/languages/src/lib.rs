@@ -241,7 +241,9 @@ mod tests {
         ] {
             assert_eq!(languages.find(asked).unwrap().code, code, "{asked}");
         }
-        for unknown in ["", "xx", "e", "en-", "en-Latn", "zh-XX", "-", "english, german", &"x".repeat(1 << 20)] {
+        for unknown in
+            ["", "xx", "e", "en-", "en-Latn", "zh-XX", "-", "english, german", &"x".repeat(1 << 20)]
+        {
             refused(languages.find(unknown), &["zh, en, fr", "yue"]);
         }
     }
@@ -265,7 +267,8 @@ mod tests {
 
     #[test]
     fn a_model_limits_and_extends_the_list() {
-        let languages = Languages::parse("EN, pt,\n tlh=Klingon=克林贡语, qu=Quechua, de=Swiss German").unwrap();
+        let languages =
+            Languages::parse("EN, pt,\n tlh=Klingon=克林贡语, qu=Quechua, de=Swiss German").unwrap();
         assert_eq!(languages.to_string(), "en, pt, tlh, qu, de");
         assert_eq!(languages.find("klingon").unwrap().chinese, "克林贡语");
         assert_eq!(languages.find("qu").unwrap().chinese, "Quechua");

@@ -4,16 +4,14 @@
 mod services;
 mod table;
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use clap::Parser;
 use serde::de::DeserializeOwned;
 
-pub use services::{
-    Ask, AugmentTable, ChatTable, Options, PairTable, SegmentKind, Tables, TaskTable, TranslateTable,
-};
-pub use table::{JwtAlgorithm, LogFormat, Operation};
+pub use services::{Ask, AugmentTable, Options, SegmentKind, Tables, TaskTable, TranslateTable};
 use table::Keys;
+pub use table::{JwtAlgorithm, List, LogFormat, Operation};
 
 /// Text augmentation, streaming translation and an OpenAI-compatible API in front of Triton.
 #[derive(Debug, Parser)]
@@ -40,9 +38,8 @@ impl Settings {
     pub fn read() -> Result<Self, String> {
         let Arguments { config, keys } = Arguments::parse();
         let text = match &config {
-            Some(path) => {
-                fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?
-            }
+            Some(path) => fs::read_to_string(path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?,
             None => String::new(),
         };
         let settings = Self::of(&keys, &text);
@@ -59,7 +56,8 @@ impl Settings {
             translate: take(&mut file, "translate")?,
             chat: take(&mut file, "chat")?.unwrap_or_default(),
         };
-        let keys: Keys = toml::Value::Table(file).try_into().map_err(|error: toml::de::Error| error.to_string())?;
+        let keys: Keys =
+            toml::Value::Table(file).try_into().map_err(|error: toml::de::Error| error.to_string())?;
         let operation = Operation::of(given, &keys);
         tables.name_models(&operation)?;
         check(&operation)?;
@@ -73,6 +71,20 @@ fn take<T: DeserializeOwned>(file: &mut toml::Table, name: &str) -> Result<Optio
 }
 
 impl Tables {
+    /// Every model that a service may ask, each once.
+    pub fn models(&self) -> Vec<String> {
+        let augment = self.augment.iter().flat_map(|augment| {
+            let of_tasks = augment.tasks.values().filter_map(|task| task.model.as_ref());
+            std::iter::once(&augment.model).chain(of_tasks)
+        });
+        let translate = self.translate.iter().flat_map(|translate| {
+            let of_pairs = translate.pairs.iter().map(|pair| &pair.model);
+            translate.model.iter().chain(of_pairs)
+        });
+        let models: BTreeSet<&String> = augment.chain(translate).chain(&self.chat.models).collect();
+        models.into_iter().cloned().collect()
+    }
+
     /// Puts the models of the one-value keys in.
     fn name_models(&mut self, operation: &Operation) -> Result<(), String> {
         if let Some(model) = operation.augment_model.clone() {
@@ -102,7 +114,8 @@ impl Tables {
 }
 
 fn check(operation: &Operation) -> Result<(), String> {
-    let Operation { tls_cert, tls_key, max_active, max_sockets, socket_ping_s, socket_idle_s, .. } = operation;
+    let Operation { tls_cert, tls_key, max_active, max_sockets, socket_ping_s, socket_idle_s, .. } =
+        operation;
     if tls_cert.is_some() != tls_key.is_some() {
         return Err("tls_cert and tls_key: got one of them, expected both or none".into());
     }
@@ -142,7 +155,8 @@ mod tests {
     #[test]
     fn a_model_named_on_the_command_line_needs_no_table() {
         let arguments = ["--augment-model", "a", "--translate-model", "t", "--chat-models", "c, d"];
-        let tables = settings(&arguments, "[translate]\npairs = [{src='en', tgt='pt', model='x'}]").unwrap().tables;
+        let tables =
+            settings(&arguments, "[translate]\npairs = [{src='en', tgt='pt', model='x'}]").unwrap().tables;
         assert_eq!(tables.augment.unwrap().model, "a");
         let translate = tables.translate.unwrap();
         assert_eq!((translate.model.as_deref(), translate.pairs.len()), (Some("t"), 0));

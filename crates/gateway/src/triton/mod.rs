@@ -69,7 +69,13 @@ impl Triton {
             return Err(unreachable());
         }
         let not_ready = || ApiError::unavailable(format!("the model `{name}` is not ready; try again later"));
-        health.models.get(name).and_then(Option::as_ref).cloned().ok_or_else(not_ready).map_err(|e| e.retry_after(5))
+        health
+            .models
+            .get(name)
+            .and_then(Option::as_ref)
+            .cloned()
+            .ok_or_else(not_ready)
+            .map_err(|e| e.retry_after(5))
     }
 
     /// Looks after server and models for as long as the gateway runs.
@@ -118,7 +124,9 @@ fn status(status: tonic::Status) -> ApiError {
         Code::Unimplemented => ApiError::invalid_argument(message),
         Code::DeadlineExceeded => ApiError::deadline_exceeded(message),
         // A broken connection comes as one of these, according to where it broke.
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal if is_transport(&status) => unreachable(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal if is_transport(&status) => {
+            unreachable()
+        }
         Code::Unavailable | Code::ResourceExhausted => ApiError::unavailable(message).retry_after(1),
         _ => ApiError::internal(message),
     }

@@ -18,6 +18,8 @@ pub struct ModelFacts {
     pub ensemble: bool,
     /// True when tensors have a batch dimension first.
     pub batched: bool,
+    /// True when it can give its answer in pieces.
+    pub streams: bool,
     /// True when it takes conversations.
     pub takes_messages: bool,
     /// True when its prompt names languages.
@@ -31,9 +33,11 @@ pub struct ModelFacts {
 impl ModelFacts {
     pub(super) fn of(config: &wire::ModelConfiguration, epoch: u64) -> Self {
         let key = |name: &str| config.parameters.get(name).map(|value| value.string_value.as_str());
-        let number = |name: &str, default| key(name).and_then(|text| text.trim().parse().ok()).unwrap_or(default);
+        let number =
+            |name: &str, default| key(name).and_then(|text| text.trim().parse().ok()).unwrap_or(default);
         let sampling = key("sampling_parameters").and_then(|text| serde_json::from_str::<Value>(text).ok());
-        let asked = ["max_tokens", "max_length"].iter().find_map(|name| sampling.as_ref()?.get(name)?.as_u64());
+        let asked =
+            ["max_tokens", "max_length"].iter().find_map(|name| sampling.as_ref()?.get(name)?.as_u64());
         // A decoder-only model shares one context between prompt, template and answer; the others have limits for each.
         let context = number("max_context_tokens", MAX_CONTEXT_TOKENS) / 3;
         let source = number("max_source_tokens", MAX_SOURCE_TOKENS).saturating_sub(16);
@@ -43,6 +47,7 @@ impl ModelFacts {
             epoch,
             ensemble: config.platform == "ensemble",
             batched: config.max_batch_size > 0,
+            streams: config.model_transaction_policy.is_some_and(|policy| policy.decoupled),
             takes_messages: config.input.iter().any(|input| input.name == "messages"),
             names_languages: key("prompt_template").is_some_and(|template| template.contains("tgt_lang")),
             languages: key("languages").map(str::to_owned),

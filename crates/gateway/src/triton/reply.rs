@@ -25,7 +25,8 @@ pub struct Reply {
 /// True for the response that ends a stream.
 pub(super) fn is_final(response: &wire::ModelInferResponse) -> bool {
     use wire::infer_parameter::ParameterChoice::BoolParam;
-    let mark = response.parameters.get("triton_final_response").and_then(|mark| mark.parameter_choice.as_ref());
+    let mark =
+        response.parameters.get("triton_final_response").and_then(|mark| mark.parameter_choice.as_ref());
     matches!(mark, Some(BoolParam(true)))
 }
 

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 
-use super::{ModelFacts, wire};
+use super::{
+    ModelFacts,
+    wire::{self, infer_parameter::ParameterChoice},
+};
 use crate::settings::Options;
 
 /// What a model is given.
@@ -41,13 +44,20 @@ impl Generate {
         let mut options = self.options;
         // The members of an ensemble hand on whole texts, and it has no other outputs.
         if !facts.ensemble {
-            options.insert("stream".into(), json!(self.stream));
+            options.insert("stream".into(), json!(self.stream && facts.streams));
             for output in ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"] {
                 options.insert(output.into(), json!(true));
             }
         }
         // One parameter holds every option, lists too, and reaches the members of an ensemble.
-        let parameters = HashMap::from([("sampling_parameters".to_owned(), text(Value::Object(options).to_string()))]);
+        // Without the second, Triton keeps the end of a stream to itself when it carries no output.
+        let parameters = HashMap::from([
+            parameter(
+                "sampling_parameters",
+                ParameterChoice::StringParam(Value::Object(options).to_string()),
+            ),
+            parameter("triton_enable_empty_final_response", ParameterChoice::BoolParam(true)),
+        ]);
         let count = texts.len() as i64;
         wire::ModelInferRequest {
             model_name: self.model,
@@ -65,9 +75,8 @@ impl Generate {
     }
 }
 
-fn text(text: String) -> wire::InferParameter {
-    use wire::infer_parameter::ParameterChoice;
-    wire::InferParameter { parameter_choice: Some(ParameterChoice::StringParam(text)) }
+fn parameter(name: &str, value: ParameterChoice) -> (String, wire::InferParameter) {
+    (name.to_owned(), wire::InferParameter { parameter_choice: Some(value) })
 }
 
 /// Each text behind its length in bytes, 32 bits, little-endian.
