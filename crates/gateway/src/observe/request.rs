@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::{
     Json,
     extract::{MatchedPath, Request},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::metrics::name;
-use crate::error::{ApiError, ErrorCode};
+use crate::error::ApiError;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,17 +50,10 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
 
     let mut response = next.run(request).await;
-    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED
-        && response.extensions().get::<ApiError>().is_none()
-    {
-        let allow = response.headers_mut().remove(header::ALLOW);
-        let known = allow.as_ref().and_then(|allow| allow.to_str().ok()).unwrap_or("others").to_owned();
-        response = ApiError { code: ErrorCode::MethodNotAllowed, ..ApiError::internal("") }.into_response();
-        let error = ApiError::method_not_allowed(format!("got {method}, this path takes {known}"));
+    // The router has refused these itself.
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let error = ApiError::method_not_allowed(format!("{path} does not take {method}; the header Allow says what"));
         response.extensions_mut().insert(error);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
     }
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {

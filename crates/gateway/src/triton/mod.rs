@@ -152,6 +152,8 @@ const REFUSALS: [(&str, fn(String) -> ApiError); 9] = [
 ];
 
 fn refusal(message: &str) -> ApiError {
+    // That we put the options there is nothing to a client.
+    let message = message.strip_prefix("sampling_parameters: ").unwrap_or(message);
     let known = REFUSALS.iter().find(|(words, _)| message.contains(words));
     let error = known.map_or(ApiError::invalid_argument as fn(String) -> ApiError, |(_, error)| *error);
     match error(message.to_owned()) {

@@ -92,6 +92,10 @@ impl Fields {
         wanted.integer("n", self.take("n")?, 1..=MAX_SAMPLES)?;
         let mut options = wanted.options();
         let samples = options.remove("n").unwrap_or(json!(1));
+        // The API's own default, where the model's may be one answer only.
+        if samples != 1 && !options.contains_key("temperature") {
+            options.insert("temperature".to_owned(), json!(1.0));
+        }
         options.insert("num_return_sequences".to_owned(), samples);
         Ok(options)
     }
