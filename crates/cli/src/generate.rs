@@ -13,11 +13,12 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use textgen_languages::Languages;
 use triton_textgen::{
     engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
     error::Error,
     options::RequestOptions,
-    prompt::{Languages, PromptInput, PromptTemplate},
+    prompt::{PromptInput, PromptTemplate},
     text_model::TextModel,
 };
 
@@ -125,7 +126,7 @@ impl Arguments {
             .languages
             .as_deref()
             .map_or(Ok(Languages::default()), Languages::parse)
-            .map_err(|error| error.context("--languages"))?;
+            .map_err(|error| Error::invalid_argument(format!("--languages: {error}")))?;
         let template =
             PromptTemplate::compile(source, languages).map_err(|error| error.context("--prompt-template"))?;
         Ok(Some(Arc::new(template)))

@@ -52,7 +52,9 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     // The router has refused these itself.
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let error = ApiError::method_not_allowed(format!("{path} does not take {method}; the header Allow says what"));
+        let error = ApiError::method_not_allowed(format!(
+            "{path} does not take {method}; the header Allow says what"
+        ));
         response.extensions_mut().insert(error);
     }
     let error = response.extensions_mut().remove::<ApiError>();
