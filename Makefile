@@ -10,10 +10,12 @@ SHELL := /bin/bash
 export HTTP_PORT ?= 8000
 export GRPC_PORT ?= 8001
 export METRICS_PORT ?= 8002
+export WEB_PORT ?= 7860
 
 NATIVE := $(CURDIR)/.venv/native
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CLI := $(TARGET)/release/textgen
+export GATEWAY := $(TARGET)/release/textgen-gateway
 MODELS := .cache/models
 DEMO := $(MODELS)/int8
 CONVERTED := translate-en-pt translate-pt-en chat
@@ -42,14 +44,15 @@ help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nPorts: HTTP_PORT=%s GRPC_PORT=%s METRICS_PORT=%s\n' $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
+	@printf '\nPorts: HTTP_PORT=%s GRPC_PORT=%s METRICS_PORT=%s WEB_PORT=%s\n' \
+	  $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT) $(WEB_PORT)
 
 .PHONY: demo
-demo: ports demo-models backend ## Convert and serve two translation models and a chat model until Ctrl-C
-	@exec tools/serve.sh $(DEMO) translate-en-pt chat
+demo: ports demo-models backend ## Serve two translation models, a chat model and the web page until Ctrl-C
+	@GATEWAY_CONFIG=crates/gateway/config/demo.toml exec tools/serve.sh $(DEMO) translate-en-pt chat
 
 .PHONY: serve
-serve: repository ports env backend ## Serve a repository of your own: MODEL_REPOSITORY=dir
+serve: repository ports env backend ## Serve your own: MODEL_REPOSITORY=dir, with the web page GATEWAY_CONFIG=file
 	@exec tools/serve.sh '$(MODEL_REPOSITORY)'
 
 .PHONY: repository
@@ -61,7 +64,8 @@ repository:
 ports:
 	@python=$${PYTHON:-python3}; command -v $$python >/dev/null || \
 	  { echo "error: $$python not found; install Python 3.9 or newer (apt install python3 python3-venv)" >&2; exit 1; }; \
-	  $$python tools/check_ports.py HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)
+	  $$python tools/check_ports.py HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT) \
+	  WEB_PORT=$(WEB_PORT)
 
 ##@ Build
 
@@ -74,11 +78,11 @@ env: $(ENV_STAMP) ## Make the virtual environment .venv: server, runtime, weight
 $(ENV_STAMP):
 	@tools/environment.sh $@
 
-# Both in one run of Cargo: apart, the program's features would rebuild the plugin, and the other way round.
+# All in one run of Cargo: apart, the features of one would rebuild what it shares with the others.
 .PHONY: binaries
 binaries: env
 	@: $(CARGO_TOOLS)
-	cargo build --release --package triton_textgen --package textgen-cli
+	cargo build --release --package triton_textgen --package textgen-cli --package textgen-gateway
 
 .PHONY: backend
 backend: binaries ## Build textgen/, ready for any Triton's backends folder
@@ -91,6 +95,9 @@ backend: binaries ## Build textgen/, ready for any Triton's backends folder
 
 .PHONY: cli
 cli: binaries ## Build target/release/textgen, the command-line program
+
+.PHONY: gateway
+gateway: binaries ## Build target/release/textgen-gateway, the services and their web page
 
 .PHONY: demo-models
 demo-models: cli $(CONVERTED:%=$(DEMO)/%/.converted) $(DEMO)/paraphrase-en/.copied ## Convert the demo's models
@@ -121,9 +128,18 @@ $(DEMO)/paraphrase-en/.copied: model_repository/paraphrase-en/config.pbtxt
 ##@ Check
 
 .PHONY: test
-test: env backend cli test-models ## Run every test, those through the real server included
+test: env browser backend cli gateway test-models ## Run every test, those through the real server included
 	cargo test --workspace
 	.venv/bin/pytest $(PYTEST_ARGS)
+
+# Where it is, as the tests know it.
+BROWSER ?= /usr/bin/chromium
+export BROWSER
+
+.PHONY: browser
+browser:
+	@[ -x '$(BROWSER)' ] || { echo 'error: the page is tested in a real browser, and there is no $(BROWSER);' \
+	  'install one (apt install chromium), or say where it is: make test BROWSER=path' >&2; exit 1; }
 
 .PHONY: quality
 quality: env cli test-models ## Compare the precisions: chrF of the translators, log-probability of the chat model

@@ -1,7 +1,7 @@
 //! The options of a request by name: one table for Triton inputs, request parameters, `sampling_parameters`
 //! and the command line.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 use textgen_artifact::GenerationSpec;
@@ -13,6 +13,7 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
+mod guide;
 mod spec;
 
 use spec::{Key, describe};
@@ -118,6 +119,10 @@ impl RequestOptions {
                     (_, _, float) => OptionValue::Float(float.unwrap_or(f64::NAN)),
                 },
                 Value::String(text) => spec.parse(text),
+                // Within JSON a guide need not be JSON in a string.
+                Value::Array(_) if spec.key == Key::GuidedDecodingGuide => {
+                    OptionValue::Text(value.to_string())
+                }
                 Value::Array(items) => OptionValue::List(strings(&name, items)?),
                 Value::Object(_) => {
                     return Err(Error::invalid_argument(format!(
@@ -149,9 +154,20 @@ impl RequestOptions {
             seed: self.int(Key::RandomSeed).and_then(|seed| u64::try_from(seed).ok()),
             num_return_sequences: self.count(Key::NumReturnSequences).unwrap_or(1),
             logprobs: self.flag(Key::ReturnLogProbs, false) || self.flag(Key::ReturnCumulativeLogprob, false),
+            choice_probabilities: self.flag(Key::ReturnChoiceProbabilities, false),
             ..SamplingParams::default()
         };
         self.resolve_sampling(defaults, &mut params)?;
+        let choices = guide::choices(self)?;
+        if choices.is_none() && params.choice_probabilities {
+            return Err(Error::invalid_argument(
+                "return_choice_probabilities: got true without choices, expected them in guided_decoding_guide, with \
+                 guided_decoding_guide_type \"choice\"; give them, or leave it out",
+            ));
+        }
+        if let Some(choices) = &choices {
+            guide::guide(choices, self.count(Key::MaxTokens), &mut params, tokenizer)?;
+        }
         if params.min_new_tokens > params.max_new_tokens {
             return Err(Error::invalid_argument(format!(
                 "min_tokens: got {}, which is more than max_tokens, {}; raise the one or lower the other",
@@ -165,8 +181,10 @@ impl RequestOptions {
                 params.num_return_sequences
             )));
         }
+        let choice_probabilities = params.choice_probabilities;
         Ok(ResolvedOptions {
             params,
+            choices,
             decoder_prefix: match self.non_empty(Key::DecoderTextInput) {
                 Some(text) => tokenizer.encode_target(text)?,
                 None => Vec::new(),
@@ -184,6 +202,7 @@ impl RequestOptions {
                 cumulative_logprob: self.flag(Key::ReturnCumulativeLogprob, false),
                 num_input_tokens: self.flag(Key::ReturnNumInputTokens, false),
                 num_output_tokens: self.flag(Key::ReturnNumOutputTokens, false),
+                choice_probabilities,
             },
         })
     }
@@ -332,6 +351,8 @@ fn strings(name: &str, items: Vec<Value>) -> Result<Vec<String>> {
 pub struct ResolvedOptions {
     /// For the engine.
     pub params: SamplingParams,
+    /// The texts of `params.guide`, in the client's order; none without one.
+    pub choices: Option<Arc<[String]>>,
     /// A forced prefix of the target (`decoder_text_input`).
     pub decoder_prefix: Vec<u32>,
     /// How texts become prompts.
@@ -357,6 +378,8 @@ pub struct OutputOptions {
     pub num_input_tokens: bool,
     /// `num_output_tokens`
     pub num_output_tokens: bool,
+    /// `choice_probabilities`
+    pub choice_probabilities: bool,
 }
 
 #[cfg(test)]

@@ -52,18 +52,18 @@ impl TextModel {
     /// The prompt of an input.
     pub fn prompt(&self, input: &PromptInput, options: &ResolvedOptions) -> Result<Prompt> {
         let source = self.text.source(input, &options.prompt)?;
-        Ok(self.prompt_from_ids(source, &options.decoder_prefix))
+        Ok(self.prompt_from_ids(source, options))
     }
 
     /// A prompt of source ids, special tokens included.
-    pub fn prompt_from_ids(&self, source: Vec<u32>, decoder_prefix: &[u32]) -> Prompt {
-        let max_new_tokens = self
-            .text
-            .manifest
-            .generation
-            .max_new_tokens_per_source_token
-            .map(|factor| ((source.len() as f32 * factor) as usize).max(1));
-        Prompt { source, decoder_prefix: decoder_prefix.to_vec(), max_new_tokens }
+    pub fn prompt_from_ids(&self, source: Vec<u32>, options: &ResolvedOptions) -> Prompt {
+        // A choice from a guide is as long as it is, however short the source.
+        let factor = match options.params.guide {
+            Some(_) => None,
+            None => self.text.manifest.generation.max_new_tokens_per_source_token,
+        };
+        let max_new_tokens = factor.map(|factor| ((source.len() as f32 * factor) as usize).max(1));
+        Prompt { source, decoder_prefix: options.decoder_prefix.clone(), max_new_tokens }
     }
 }
 

@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::{thread::sleep, time::Duration};
+use std::{sync::Arc, thread::sleep, time::Duration};
 
 use support::{Artifact, Generated, fixture, submit, wait};
 use textgen_convert::Precision;
 use triton_textgen::{
-    decoding::SamplingParams,
+    decoding::{ChoiceGuide, SamplingParams},
     engine::{EngineOptions, score},
     text_model::TextModel,
 };
@@ -38,6 +38,7 @@ fn sources() -> Vec<Vec<u32>> {
 
 fn params(index: usize) -> SamplingParams {
     let sampled = index % 2 == 1;
+    let guide = guide(index);
     SamplingParams {
         // Different lengths, so that rows leave at different times.
         max_new_tokens: 8 + 5 * (index % 7),
@@ -48,8 +49,18 @@ fn params(index: usize) -> SamplingParams {
         seed: Some(1000 + index as u64),
         num_return_sequences: if sampled { 1 + index % 3 } else { 1 },
         logprobs: true,
+        eos_token_ids: if guide.is_some() { vec![1] } else { Vec::new() },
+        guide,
+        choice_probabilities: index % 8 == 4,
         ..SamplingParams::default()
     }
+}
+
+/// Some targets are chosen among given ones, which begin alike and differ in length.
+fn guide(index: usize) -> Option<Arc<ChoiceGuide>> {
+    let choices = [&[20, 21, 22][..], &[20, 21], &[20, 31, 9, 7, 40], &[5], &[41, 41]];
+    let choices = choices.iter().map(|choice| choice.to_vec()).collect();
+    (index.is_multiple_of(4) || index % 7 == 5).then(|| Arc::new(ChoiceGuide::new(choices, &[1]).unwrap()))
 }
 
 fn alone(model: &TextModel) -> Vec<Vec<Generated>> {

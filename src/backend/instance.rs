@@ -109,18 +109,21 @@ impl InstanceState {
         let given = client.options.clone().over(defaults);
         let mut options = given.resolve(&manifest.generation, tokenizer)?;
 
+        let plan = ReplyPlan::new(&client, &options, &self.model.interface)?;
+        options.params.logprobs |= plan.needs_logprobs();
+        options.params.choice_probabilities = plan.needs_choice_probabilities();
         let samples = options.params.num_return_sequences;
-        let sequences = client.inputs.len().saturating_mul(samples);
+        let scored = options.params.scored_choices();
+        let sequences = client.inputs.len().saturating_mul(samples + scored);
         if sequences > config.max_request_sequences {
+            let choices = if scored > 0 { format!(" and {scored} choices to score") } else { String::new() };
             return Err(Error::invalid_argument(format!(
-                "the request asks for {sequences} sequences ({} inputs × {samples}), at most {} are allowed; send \
-                 several requests, or raise the configuration key `max_request_sequences`",
+                "the request asks for {sequences} sequences ({} inputs × {samples}{choices}), at most {} are allowed; \
+                 send several requests, or raise the configuration key `max_request_sequences`",
                 client.inputs.len(),
                 config.max_request_sequences
             )));
         }
-        let plan = ReplyPlan::new(&client, &options, &self.model.interface)?;
-        options.params.logprobs |= plan.needs_logprobs();
         let prompts = client
             .inputs
             .iter()

@@ -179,6 +179,10 @@ impl EventSink for MailboxSink {
         self.write(|content| content.reply.update(update));
     }
 
+    fn choice_probabilities(&mut self, prompt: usize, probabilities: &[f64]) {
+        self.write(|content| content.reply.choice_probabilities(prompt, probabilities));
+    }
+
     fn complete(mut self: Box<Self>) {
         self.end(End::Complete);
     }

@@ -215,6 +215,7 @@ mod tests {
             };
             let options = ResolvedOptions {
                 params: SamplingParams::default(),
+                choices: None,
                 decoder_prefix: Vec::new(),
                 prompt: PromptOptions::default(),
                 stream,

@@ -9,13 +9,14 @@ use std::{
 };
 
 use serde_json::Value;
+use textgen_languages::Languages;
 
 use crate::{
     engine::EngineOptions,
     error::{Error, Result},
     model::{ExecutorOptions, locate_runtime},
     options::RequestOptions,
-    prompt::{Languages, PromptTemplate},
+    prompt::PromptTemplate,
     text_model::{ModelOptions, TextSide},
 };
 
@@ -261,7 +262,7 @@ impl Settings<'_> {
     }
 
     fn prompt_template(&self) -> Result<Option<PromptTemplate>> {
-        let languages = self.text(LANGUAGES).map_or(Ok(Languages::default()), Languages::parse)?;
+        let languages = self.text(LANGUAGES).map_or(Ok(Languages::default()), languages)?;
         self.text(PROMPT_TEMPLATE).map(|source| PromptTemplate::compile(source, languages)).transpose()
     }
 
@@ -294,10 +295,14 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid_argument(format!("unknown key; known are {}", list.join(", "))))
 }
 
+fn languages(list: &str) -> Result<Languages> {
+    Languages::parse(list).map_err(|error| Error::invalid_argument(error.to_string()))
+}
+
 fn check_value(name: &str, value: &str) -> Result<()> {
     match name {
         PROMPT_TEMPLATE => PromptTemplate::compile(value, Languages::default()).map(drop),
-        LANGUAGES => Languages::parse(value).map(drop),
+        LANGUAGES => languages(value).map(drop),
         SAMPLING_PARAMETERS => options(value).map(drop),
         PREFIX_REUSE => truth(value).map(drop),
         _ => NUMBERS.iter().find(|key| key.name == name).map_or(Ok(()), |key| key.parse(value).map(drop)),

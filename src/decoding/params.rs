@@ -1,5 +1,9 @@
 //! How the next token is chosen, and when a sequence ends.
 
+use std::sync::Arc;
+
+use super::ChoiceGuide;
+
 /// Decoding options of one request. Order and arithmetic follow Hugging Face `generate()`.
 ///
 /// The value that disables an option is said at each field.
@@ -39,6 +43,22 @@ pub struct SamplingParams {
     /// Report the log-probability of each chosen token under the model's own distribution: before penalties,
     /// forbidden tokens, temperature and truncation.
     pub logprobs: bool,
+    /// Targets of which each sequence must be one, ended by `eos_token_ids`. They go before [`SamplingParams::min_new_tokens`], bad words and
+    /// suppressed tokens, which whoever makes the guide has to heed. None allows any.
+    pub guide: Option<Arc<ChoiceGuide>>,
+    /// Report for each prompt how probable the guide's choices are among each other, under the model's own
+    /// distribution.
+    pub choice_probabilities: bool,
+}
+
+impl SamplingParams {
+    /// Choices whose probabilities each prompt is asked for.
+    pub fn scored_choices(&self) -> usize {
+        match &self.guide {
+            Some(guide) if self.choice_probabilities => guide.choices(),
+            _ => 0,
+        }
+    }
 }
 
 impl Default for SamplingParams {
@@ -61,6 +81,8 @@ impl Default for SamplingParams {
             seed: None,
             num_return_sequences: 1,
             logprobs: false,
+            guide: None,
+            choice_probabilities: false,
         }
     }
 }

@@ -104,6 +104,12 @@ impl TargetHistory {
 
     /// Runs every processor that `params` enable over `logits`.
     pub fn process(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
+        self.penalize(params, logits, edits);
+        self.forbid(params, logits, edits);
+    }
+
+    /// The processors that make tokens less likely.
+    pub fn penalize(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
         for seen in &self.seen {
             edits.replace(logits, seen.token, |logit| {
                 let mut logit = logit;
@@ -121,6 +127,10 @@ impl TargetHistory {
                 logit
             });
         }
+    }
+
+    /// The processors that rule tokens out.
+    fn forbid(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
         for word in &params.bad_words {
             let Some((&last, head)) = word.split_last() else { continue };
             // To forbid the end of the sequence would forbid every ending.

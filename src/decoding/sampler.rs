@@ -10,7 +10,8 @@ use rand_chacha::{
 use super::{
     SamplingParams,
     candidates::{Candidate, Candidates},
-    logits::{log_sum_exp, peak},
+    guide::GuideCursor,
+    logits::{Peak, log_sum_exp, peak},
     processors::{Edits, TargetHistory},
 };
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct Choice {
 pub struct SamplerScratch {
     edits: Edits,
     candidates: Candidates,
+    /// Logits of the tokens that a guide allows.
+    allowed: Vec<f32>,
 }
 
 /// Chooses the tokens of one sequence, one after the other.
@@ -42,6 +45,7 @@ pub struct TokenSampler {
     /// ChaCha gives the same numbers on every machine and in every version.
     rng: ChaCha8Rng,
     history: TargetHistory,
+    guide: Option<GuideCursor>,
 }
 
 impl TokenSampler {
@@ -49,31 +53,35 @@ impl TokenSampler {
     /// `seed` is the sequence's own: that of the request plus the index of the sequence.
     pub fn new(params: Arc<SamplingParams>, seed: u64, context: &[u32]) -> Self {
         let history = TargetHistory::new(&params, context);
-        Self { params, rng: ChaCha8Rng::seed_from_u64(seed), history }
+        let guide = params.guide.clone().map(GuideCursor::new);
+        Self { params, rng: ChaCha8Rng::seed_from_u64(seed), history, guide }
     }
 
     /// Chooses the next token and counts it as generated. Overwrites `logits`. After an error the sequence
     /// cannot go on; other sequences are not affected.
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> Result<Choice> {
         let params = &*self.params;
-        let SamplerScratch { edits, candidates } = scratch;
+        let SamplerScratch { edits, candidates, allowed } = scratch;
         let normalizer =
             if params.logprobs { Some(log_sum_exp(logits).ok_or_else(no_distribution)?) } else { None };
 
         edits.clear();
-        self.history.process(params, logits, edits);
-        let Some(best) = peak(logits) else { return Err(no_distribution()) };
-        if best.logit == f32::NEG_INFINITY {
-            edits.undo(logits);
-            return Err(match peak(logits) {
-                Some(best) if best.logit > f32::NEG_INFINITY => all_forbidden(),
-                _ => no_distribution(),
-            });
-        }
-        let token = if params.temperature > 0.0 {
-            draw(candidates.select(params, logits, best.logit), &mut self.rng).unwrap_or(best.token)
-        } else {
-            best.token
+        let token = match &mut self.guide {
+            Some(guide) => {
+                // What is forbidden was looked for in the choices when the guide was made.
+                self.history.penalize(params, logits, edits);
+                let logit = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+                allowed.clear();
+                allowed.extend(guide.edges().iter().map(|edge| logit(edge.token)));
+                let best = peak(allowed).filter(|best| best.logit > f32::NEG_INFINITY);
+                let best = best.ok_or_else(no_distribution)?;
+                guide.follow(choose(params, allowed, best, candidates, &mut self.rng) as usize)
+            }
+            None => {
+                self.history.process(params, logits, edits);
+                let best = open_peak(logits, edits)?;
+                choose(params, logits, best, candidates, &mut self.rng)
+            }
         };
         let logprob = normalizer
             .map_or(0.0, |normalizer| (f64::from(edits.original(logits, token)) - normalizer) as f32);
@@ -82,16 +90,63 @@ impl TokenSampler {
     }
 }
 
+/// The most probable of `logits`, which `edits` have changed; an error when that is nothing.
+fn open_peak(logits: &mut [f32], edits: &mut Edits) -> Result<Peak> {
+    let best = peak(logits).ok_or_else(no_distribution)?;
+    if best.logit > f32::NEG_INFINITY {
+        return Ok(best);
+    }
+    edits.undo(logits);
+    Err(match peak(logits) {
+        Some(best) if best.logit > f32::NEG_INFINITY => all_forbidden(),
+        _ => no_distribution(),
+    })
+}
+
+/// Index of the logit that is chosen; `best` is the largest, and finite.
+fn choose(
+    params: &SamplingParams,
+    logits: &[f32],
+    best: Peak,
+    candidates: &mut Candidates,
+    rng: &mut ChaCha8Rng,
+) -> u32 {
+    if params.temperature > 0.0 {
+        draw(candidates.select(params, logits, best.logit), rng).unwrap_or(best.token)
+    } else {
+        best.token
+    }
+}
+
 /// Natural log-probability of `token` under `logits`.
 pub fn log_probability(logits: &[f32], token: u32) -> Result<f32> {
-    let Some(&logit) = logits.get(token as usize) else {
-        return Err(Error::invalid_argument(format!(
-            "token {token}: the model has {} tokens; give ids below that",
-            logits.len()
-        )));
+    log_probability_of_any(logits, &[token])
+}
+
+/// Natural logarithm of the probability that one of `tokens` comes next under `logits`.
+pub(super) fn log_probability_of_any(logits: &[f32], tokens: &[u32]) -> Result<f32> {
+    let logit = |token: u32| {
+        logits.get(token as usize).map(|&logit| f64::from(logit)).ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "token {token}: the model has {} tokens; give ids below that",
+                logits.len()
+            ))
+        })
     };
     let normalizer = log_sum_exp(logits).ok_or_else(no_distribution)?;
-    Ok((f64::from(logit) - normalizer) as f32)
+    let mut max = f64::NEG_INFINITY;
+    for &token in tokens {
+        max = max.max(logit(token)?);
+    }
+    if max == f64::NEG_INFINITY {
+        return Ok(f32::NEG_INFINITY);
+    }
+    let mut sum = 0.0;
+    for &token in tokens {
+        sum += (logit(token)? - max).exp();
+    }
+    // Of a single token the sum is 1, and its logarithm exactly 0.
+    Ok((max + sum.ln() - normalizer) as f32)
 }
 
 /// Draws one candidate by its weight; none only when there are no candidates.

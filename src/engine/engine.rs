@@ -15,7 +15,10 @@ use super::{
     Executor, ExecutorLimits, GenerateRequest, Observer, Outcome, TextDecoderFactory,
     worker::{Message, Worker},
 };
-use crate::error::{Error, Result};
+use crate::{
+    decoding::SamplingParams,
+    error::{Error, Result},
+};
 
 /// Bounds of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +140,7 @@ impl Engine {
                 return Err(Error::invalid_argument(format!("text {index}: no tokens; give it some text")));
             }
             let Some(encoder) = self.limits.encoder else {
+                self.check_guide(&request.params, index, source + prefix)?;
                 if source + prefix >= max_target_tokens {
                     return Err(Error::invalid_argument(format!(
                         "text {index}: its prompt has {} tokens, the context holds {max_target_tokens}, at least one \
@@ -162,8 +166,27 @@ impl Engine {
                     max_target_tokens - 1
                 )));
             }
+            self.check_guide(&request.params, index, prefix)?;
         }
         Ok(())
+    }
+
+    /// Every choice has to fit after the `given` tokens of a text.
+    fn check_guide(&self, params: &SamplingParams, index: usize, given: usize) -> Result<()> {
+        let Some(guide) = &params.guide else { return Ok(()) };
+        let (needed, max_target_tokens) = (guide.max_tokens(), self.limits.max_target_tokens);
+        if given + needed <= max_target_tokens {
+            return Ok(());
+        }
+        let (what, key) = match self.limits.encoder {
+            Some(_) => ("forced prefix", "max_target_tokens"),
+            None => ("prompt", "max_context_tokens"),
+        };
+        let after = if given > 0 { format!(" after a {what} of {given}") } else { String::new() };
+        Err(Error::invalid_argument(format!(
+            "text {index}: a choice of {needed} tokens, its end included{after}, together at most {max_target_tokens} \
+             fit; shorten it, or raise {key} if the model allows more"
+        )))
     }
 
     fn reject(&self, request: GenerateRequest, outcome: Outcome, error: Error) {

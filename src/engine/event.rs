@@ -7,6 +7,9 @@ use crate::error::Error;
 pub trait EventSink: Send {
     /// New tokens of one sequence, or its end. Events of one sequence arrive in order.
     fn update(&mut self, update: &SequenceUpdate<'_>);
+    /// How probable the choices of the guide are for prompt `prompt`, in their order, summing to 1. Comes once for each
+    /// prompt when asked for: before the end of the request, and before or after the ends of the prompt's sequences.
+    fn choice_probabilities(&mut self, prompt: usize, probabilities: &[f64]);
     /// Every sequence has finished.
     fn complete(self: Box<Self>);
     /// The request has failed as a whole; sequences that have not finished will not. The engine does not log it:

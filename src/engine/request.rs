@@ -7,7 +7,8 @@ use crate::decoding::SamplingParams;
 
 /// One request: some prompts, each decoded `params.num_return_sequences` times.
 ///
-/// Sequence `i · num_return_sequences + j` is sample `j` of prompt `i`.
+/// Sequence `i · num_return_sequences + j` is sample `j` of prompt `i`. Where probabilities of choices are asked for,
+/// each choice of each prompt is one more row of the steps, fed as it stands, of which only its score is told.
 pub struct GenerateRequest {
     /// At least one.
     pub prompts: Vec<Prompt>,

@@ -1,28 +1,50 @@
-//! One running sequence: what it feeds next, what it has said, when it ends.
+//! One running sequence: what it feeds next, what it has said or found, when it ends.
 
 use std::time::Instant;
 
 use super::{CrossView, FinishReason, TextDecoder};
-use crate::decoding::{Choice, SamplingParams, StopMatcher, TokenSampler};
+use crate::decoding::{Choice, ChoiceScore, SamplingParams, StopMatcher, TokenSampler};
 
 /// A sequence that holds a slot.
 pub struct Sequence {
     /// Key of its request.
     pub request: usize,
-    /// Its index within the request.
-    pub index: usize,
     /// Its slot.
     pub slot: usize,
     /// The encoded source it reads; none in a decoder-only model.
     pub cross: Option<CrossView>,
-    /// Tokens of its source or prompt.
-    pub input_tokens: usize,
     /// Tokens that the slot holds.
     pub position: usize,
     /// Tokens to feed: at first what the target starts from, then the last token.
     next: Vec<u32>,
     /// Number of `next` that have been fed.
     fed: usize,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What a sequence is for.
+pub enum Purpose {
+    /// To be told to the client.
+    Answer(Box<Answer>),
+    /// To find how probable a choice is.
+    Score(PromptScore),
+}
+
+/// The score of one choice of one prompt.
+pub struct PromptScore {
+    /// Index of the prompt within the request.
+    pub prompt: usize,
+    /// What has been counted so far.
+    pub score: ChoiceScore,
+}
+
+/// What a sequence has said.
+pub struct Answer {
+    /// Its index within the request.
+    pub index: usize,
+    /// Tokens of its source or prompt.
+    pub input_tokens: usize,
     /// Chooses its tokens.
     pub sampler: TokenSampler,
     /// When its last token came, for the time between tokens.
@@ -37,50 +59,40 @@ pub struct Sequence {
     raw: String,
 }
 
+/// What a new answer starts from.
+pub struct AnswerStart {
+    /// See [`Answer`].
+    pub index: usize,
+    /// See [`Answer`].
+    pub input_tokens: usize,
+    /// New tokens at most; at least 1.
+    pub max_new_tokens: usize,
+}
+
 /// What a new sequence starts from.
 pub struct SequenceStart {
     /// See [`Sequence`].
     pub request: usize,
     /// See [`Sequence`].
-    pub index: usize,
-    /// See [`Sequence`].
     pub slot: usize,
     /// See [`Sequence`].
     pub cross: Option<CrossView>,
-    /// See [`Sequence`].
-    pub input_tokens: usize,
     /// What the target starts from.
     pub first_tokens: Vec<u32>,
     /// Number of those that the slot holds already; fewer than all.
     pub reused: usize,
-    /// New tokens at most; at least 1.
-    pub max_new_tokens: usize,
 }
 
 impl Sequence {
-    pub fn new(
-        start: SequenceStart,
-        sampler: TokenSampler,
-        decoder: Box<dyn TextDecoder>,
-        stop: StopMatcher,
-    ) -> Self {
+    pub fn new(start: SequenceStart, purpose: Purpose) -> Self {
         Self {
             request: start.request,
-            index: start.index,
             slot: start.slot,
             cross: start.cross,
-            input_tokens: start.input_tokens,
             position: start.reused,
             next: start.first_tokens,
             fed: start.reused,
-            sampler,
-            last_token: None,
-            generated: 0,
-            max_new_tokens: start.max_new_tokens,
-            cumulative_logprob: 0.0,
-            decoder,
-            stop,
-            raw: String::new(),
+            purpose,
         }
     }
 
@@ -95,17 +107,42 @@ impl Sequence {
         self.fed += tokens;
     }
 
-    /// All tokens have been fed and `choice` follows: appends the text that became final to `text` and says
-    /// whether the sequence ends here.
+    /// All tokens have been fed and `token` follows.
+    pub fn follow(&mut self, token: u32) {
+        self.next.clear();
+        self.fed = 0;
+        self.next.push(token);
+    }
+}
+
+impl Answer {
+    pub fn new(
+        start: AnswerStart,
+        sampler: TokenSampler,
+        decoder: Box<dyn TextDecoder>,
+        stop: StopMatcher,
+    ) -> Self {
+        Self {
+            index: start.index,
+            input_tokens: start.input_tokens,
+            sampler,
+            last_token: None,
+            generated: 0,
+            max_new_tokens: start.max_new_tokens,
+            cumulative_logprob: 0.0,
+            decoder,
+            stop,
+            raw: String::new(),
+        }
+    }
+
+    /// `choice` follows: appends the text that became final to `text` and says whether the sequence ends here.
     pub fn advance(
         &mut self,
         choice: Choice,
         params: &SamplingParams,
         text: &mut String,
     ) -> Option<FinishReason> {
-        self.next.clear();
-        self.fed = 0;
-        self.next.push(choice.token);
         self.generated += 1;
         self.cumulative_logprob += f64::from(choice.logprob);
         let ended = params.eos_token_ids.contains(&choice.token);

@@ -1,5 +1,8 @@
 //! The engine's thread: admit, plan, execute, sample, emit, retire, over and over.
 //!
+//! A prompt has rows: its samples, which are told to the client, and one for each choice whose probability is asked
+//! for. All read the same encoded source, or start from the same cached prompt.
+//!
 //! A step changes state only after the executor has succeeded. When a run fails, the batch is halved until the
 //! rows that fail stand alone, so that the others go on.
 
@@ -21,13 +24,13 @@ use super::{
     TextDecoderFactory,
     pace::PrefillPace,
     prefix::{PrefixSlots, Taken},
-    sequence::{Sequence, SequenceStart},
+    sequence::{Answer, AnswerStart, PromptScore, Purpose, Sequence, SequenceStart},
     slots::SharedSlotPool,
     step_plan::{PlannedRow, PrefillBudget, plan_step},
 };
 use crate::{
-    decoding::{SamplerScratch, SamplingParams, StopMatcher, TokenSampler},
-    error::{Error, ErrorKind},
+    decoding::{ChoiceScore, SamplerScratch, SamplingParams, StopMatcher, TokenSampler, normalize},
+    error::{Error, ErrorKind, Result},
 };
 
 /// How often the requests that wait are asked whether they have been given up; those that run are in each step.
@@ -51,13 +54,35 @@ struct ActiveRequest {
     arrival: Instant,
     deadline: Option<Instant>,
     sink: Box<dyn EventSink>,
-    /// Sequences that have not finished, waiting ones included.
+    /// Rows that have not finished, waiting ones included.
     unfinished: usize,
+    /// What has been found of the choices of each prompt; none when nobody asks for it.
+    scores: Vec<PromptScores>,
     started: bool,
     has_token: bool,
 }
 
+/// The scores of one prompt.
+struct PromptScores {
+    /// Log-probability of each choice, as far as it is known.
+    logprobs: Vec<f64>,
+    /// Choices that have not been scored.
+    missing: usize,
+}
+
 impl ActiveRequest {
+    /// Takes in a score that is complete; tells the client when it was the last one of its prompt.
+    fn scored(&mut self, scored: &PromptScore) -> Result<()> {
+        let Some(scores) = self.scores.get_mut(scored.prompt) else { return Ok(()) };
+        scores.logprobs[scored.score.choice()] = scored.score.logprob();
+        scores.missing -= 1;
+        if scores.missing == 0 {
+            normalize(&mut scores.logprobs)?;
+            self.sink.choice_probabilities(scored.prompt, &scores.logprobs);
+        }
+        Ok(())
+    }
+
     /// How and why it ends before it is complete; none while it may go on.
     fn early_end(&self, now: Instant, drained: bool) -> Option<(Outcome, Error)> {
         if let Some(error) = self.sink.given_up() {
@@ -87,16 +112,18 @@ struct WaitingPrompt {
     /// Index within the request.
     index: usize,
     prompt: Prompt,
-    /// Sequences that will be decoded from it.
-    samples: usize,
+    /// Rows that it will have.
+    rows: usize,
 }
 
-/// A prompt with samples that wait for a slot; its source is encoded.
+/// A prompt with rows that wait for a slot; its source is encoded.
 struct ReadyPrompt {
     request: usize,
-    /// Index in the request of the next sample to start.
-    next_index: usize,
-    samples_left: usize,
+    /// Index within the request.
+    index: usize,
+    /// The next row to start: its samples come first, then the choices to score.
+    next_row: usize,
+    rows_left: usize,
     /// None in a decoder-only model.
     cross: Option<CrossView>,
     /// Tokens of the source or prompt.
@@ -118,7 +145,7 @@ pub struct Worker {
     waiting_requests: Arc<AtomicUsize>,
     requests: Slab<ActiveRequest>,
     waiting: VecDeque<WaitingPrompt>,
-    /// Sequences of `waiting` and `ready`.
+    /// Rows of `waiting` and `ready`.
     waiting_sequences: usize,
     ready: VecDeque<ReadyPrompt>,
     running: Vec<Sequence>,
@@ -231,8 +258,10 @@ impl Worker {
     }
 
     fn accept(&mut self, request: GenerateRequest) {
-        let samples = request.params.num_return_sequences;
-        let sequences = request.prompts.len() * samples;
+        let choices = request.params.scored_choices();
+        let rows = request.params.num_return_sequences + choices;
+        let unfinished = request.prompts.len() * rows;
+        let scores = || PromptScores { logprobs: vec![0.0; choices], missing: choices };
         let key = self.requests.insert(ActiveRequest {
             seed: request.params.seed.unwrap_or_else(rand::random),
             stop: StopMatcher::new(&request.params.stop_words),
@@ -240,16 +269,20 @@ impl Worker {
             arrival: request.arrival,
             deadline: request.deadline,
             sink: request.sink,
-            unfinished: sequences,
+            unfinished,
+            scores: match choices {
+                0 => Vec::new(),
+                _ => request.prompts.iter().map(|_| scores()).collect(),
+            },
             started: false,
             has_token: false,
         });
-        self.waiting_sequences += sequences;
+        self.waiting_sequences += unfinished;
         self.waiting.extend(request.prompts.into_iter().enumerate().map(|(index, prompt)| WaitingPrompt {
             request: key,
             index,
             prompt,
-            samples,
+            rows,
         }));
         self.report_load();
     }
@@ -273,10 +306,10 @@ impl Worker {
         self.end_requests(ended);
     }
 
-    /// Starts samples of prompts that are ready, then makes as many waiting prompts ready as fit, and starts
+    /// Starts rows of prompts that are ready, then makes as many waiting prompts ready as fit, and starts
     /// theirs.
     fn admit(&mut self) {
-        self.start_samples();
+        self.start_rows();
         if self.limits.encoder.is_none() {
             // A prompt that waits for its twin does not hold up the others.
             while self.ready.len() < self.slots.capacity()
@@ -285,7 +318,7 @@ impl Worker {
             {
                 self.observer.prompt_tokens(waiting.prompt.source.len());
                 self.commit_ready(waiting, None);
-                self.start_samples();
+                self.start_rows();
             }
             return;
         }
@@ -297,11 +330,11 @@ impl Worker {
             return;
         }
         self.encode(&mut planned);
-        self.start_samples();
+        self.start_rows();
     }
 
     /// Takes prompts off the queue, in order, while there are slots for them and tokens in the budget.
-    /// A prompt whose samples do not all fit is taken too, as the last one: they start as slots come free.
+    /// A prompt whose rows do not all fit is taken too, as the last one: they start as slots come free.
     fn plan_encode(&mut self) -> Vec<(WaitingPrompt, usize)> {
         let mut planned = Vec::new();
         let (mut tokens, mut free) = (0, self.slots.free());
@@ -311,9 +344,9 @@ impl Worker {
             if free == 0 || !fits {
                 break;
             }
-            let Some(cross_slot) = self.cross_slots.take(next.samples) else { break };
+            let Some(cross_slot) = self.cross_slots.take(next.rows) else { break };
             tokens += next.prompt.source.len();
-            free = free.saturating_sub(next.samples);
+            free = free.saturating_sub(next.rows);
             if let Some(next) = self.waiting.pop_front() {
                 planned.push((next, cross_slot));
             }
@@ -358,9 +391,9 @@ impl Worker {
     /// Frees what a planned prompt holds that will not be decoded.
     fn drop_planned(&mut self, waiting: &WaitingPrompt, cross_slot: Option<usize>) {
         if let Some(cross_slot) = cross_slot {
-            self.cross_slots.release(cross_slot, waiting.samples);
+            self.cross_slots.release(cross_slot, waiting.rows);
         }
-        self.waiting_sequences -= waiting.samples;
+        self.waiting_sequences -= waiting.rows;
     }
 
     fn commit_ready(&mut self, waiting: WaitingPrompt, cross_slot: Option<usize>) {
@@ -374,7 +407,7 @@ impl Worker {
             self.waiting_requests.fetch_sub(1, Ordering::Relaxed);
             self.observer.request_started(request.arrival.elapsed());
         }
-        let WaitingPrompt { request: key, index, prompt, samples } = waiting;
+        let WaitingPrompt { request: key, index, prompt, rows } = waiting;
         let input_tokens = prompt.source.len();
         let mut first_tokens = match self.limits.encoder {
             Some(encoder) => vec![encoder.decoder_start_token_id],
@@ -388,8 +421,9 @@ impl Worker {
             request.params.max_new_tokens.min(prompt.max_new_tokens.unwrap_or(usize::MAX)).min(room);
         self.ready.push_back(ReadyPrompt {
             request: key,
-            next_index: index * samples,
-            samples_left: samples,
+            index,
+            next_row: 0,
+            rows_left: rows,
             cross: cross_slot.map(|slot| CrossView { slot, tokens: input_tokens }),
             input_tokens,
             first_tokens,
@@ -397,8 +431,8 @@ impl Worker {
         });
     }
 
-    /// Gives free slots to samples of prompts that are ready.
-    fn start_samples(&mut self) {
+    /// Gives free slots to rows of prompts that are ready.
+    fn start_rows(&mut self) {
         let mut place = 0;
         while let Some(prompt) = self.ready.get_mut(place) {
             let Some(request) = self.requests.get(prompt.request) else {
@@ -424,24 +458,19 @@ impl Worker {
             if self.limits.encoder.is_none() {
                 self.observer.prefix_reuse(prompt.first_tokens.len(), placement.reused);
             }
-            let seed = request.seed.wrapping_add(prompt.next_index as u64);
-            let sampler = TokenSampler::new(request.params.clone(), seed, &prompt.first_tokens);
             let start = SequenceStart {
                 request: prompt.request,
-                index: prompt.next_index,
                 slot: placement.slot,
                 cross: prompt.cross,
-                input_tokens: prompt.input_tokens,
                 first_tokens: prompt.first_tokens.clone(),
                 reused: placement.reused,
-                max_new_tokens: prompt.max_new_tokens,
             };
-            let decoder = self.text.text_decoder();
-            self.running.push(Sequence::new(start, sampler, decoder, request.stop.clone()));
+            let purpose = purpose_of(request, prompt, &*self.text);
+            self.running.push(Sequence::new(start, purpose));
             self.waiting_sequences -= 1;
-            prompt.next_index += 1;
-            prompt.samples_left -= 1;
-            if prompt.samples_left == 0 {
+            prompt.next_row += 1;
+            prompt.rows_left -= 1;
+            if prompt.rows_left == 0 {
                 self.ready.remove(place);
             }
         }
@@ -493,17 +522,18 @@ impl Worker {
                 if streams > 0 {
                     self.pace.measured(tokens - streams, duration);
                 }
-                let mut chosen = 0;
+                let (mut completed, mut generated) = (0, 0);
                 for planned in plan {
                     let sequence = &mut self.running[planned.row];
                     sequence.feed(planned.tokens);
                     self.slots.fed(sequence.slot, planned.tokens);
                     if planned.completes {
-                        self.commit_row(planned.row, chosen);
-                        chosen += 1;
+                        generated += usize::from(matches!(sequence.purpose, Purpose::Answer(_)));
+                        self.commit_row(planned.row, completed);
+                        completed += 1;
                     }
                 }
-                self.observer.generated_tokens(chosen);
+                self.observer.generated_tokens(generated);
             }
             Err(error) => match plan {
                 [planned] => self.failed.push((self.running[planned.row].request, error)),
@@ -516,14 +546,33 @@ impl Worker {
         }
     }
 
-    /// Chooses the token of `running[row]` from row `output` of the logits and tells the client.
+    /// Lets row `output` of the logits say what follows in `running[row]`.
     fn commit_row(&mut self, row: usize, output: usize) {
         let sequence = &mut self.running[row];
         let Some(request) = self.requests.get_mut(sequence.request) else {
             debug_assert!(false, "a running sequence belongs to a request");
             return;
         };
-        let choice = match sequence.sampler.sample(self.executor.logits_mut(output), &mut self.scratch) {
+        let logits = self.executor.logits_mut(output);
+        let answer = match &mut sequence.purpose {
+            Purpose::Answer(answer) => answer,
+            Purpose::Score(scored) => {
+                let next = match scored.score.count(logits) {
+                    Ok(None) => request.scored(scored).map(|()| None),
+                    next => next,
+                };
+                match next {
+                    Ok(Some(token)) => {
+                        self.slots.follows(sequence.slot, token);
+                        sequence.follow(token);
+                    }
+                    Ok(None) => self.finished.push(row),
+                    Err(error) => self.failed.push((sequence.request, error)),
+                }
+                return;
+            }
+        };
+        let choice = match answer.sampler.sample(logits, &mut self.scratch) {
             Ok(choice) => choice,
             Err(error) => {
                 self.failed.push((sequence.request, error));
@@ -531,7 +580,7 @@ impl Worker {
             }
         };
         let now = Instant::now();
-        if let Some(last) = sequence.last_token.replace(now) {
+        if let Some(last) = answer.last_token.replace(now) {
             self.observer.inter_token(now - last);
         }
         if !request.has_token {
@@ -540,20 +589,21 @@ impl Worker {
         }
         self.text_piece.clear();
         self.slots.follows(sequence.slot, choice.token);
-        let reason = sequence.advance(choice, &request.params, &mut self.text_piece);
+        let reason = answer.advance(choice, &request.params, &mut self.text_piece);
         let logprobs = [choice.logprob];
         request.sink.update(&SequenceUpdate {
-            sequence_index: sequence.index,
+            sequence_index: answer.index,
             text: &self.text_piece,
             token_ids: &[choice.token],
             logprobs: if request.params.logprobs { &logprobs } else { &[] },
             finished: reason.map(|reason| Finished {
                 reason,
-                cumulative_logprob: sequence.cumulative_logprob(),
-                num_input_tokens: sequence.input_tokens,
-                num_output_tokens: sequence.generated,
+                cumulative_logprob: answer.cumulative_logprob(),
+                num_input_tokens: answer.input_tokens,
+                num_output_tokens: answer.generated,
             }),
         });
+        sequence.follow(choice.token);
         if reason.is_some() {
             self.finished.push(row);
         }
@@ -612,9 +662,9 @@ impl Worker {
         self.ready.retain(|prompt| {
             let keep = requests.contains(prompt.request);
             if !keep {
-                self.waiting_sequences -= prompt.samples_left;
+                self.waiting_sequences -= prompt.rows_left;
                 if let Some(cross) = prompt.cross {
-                    self.cross_slots.release(cross.slot, prompt.samples_left);
+                    self.cross_slots.release(cross.slot, prompt.rows_left);
                 }
             }
             keep
@@ -622,7 +672,7 @@ impl Worker {
         self.waiting.retain(|waiting| {
             let keep = requests.contains(waiting.request);
             if !keep {
-                self.waiting_sequences -= waiting.samples;
+                self.waiting_sequences -= waiting.rows;
             }
             keep
         });
@@ -635,4 +685,21 @@ impl Worker {
             slots: self.slots.capacity(),
         });
     }
+}
+
+/// What the next row of `prompt` is for.
+fn purpose_of(request: &ActiveRequest, prompt: &ReadyPrompt, text: &dyn TextDecoderFactory) -> Purpose {
+    let samples = request.params.num_return_sequences;
+    if let Some(choice) = prompt.next_row.checked_sub(samples)
+        && let Some(guide) = &request.params.guide
+    {
+        let score = ChoiceScore::new(guide.clone(), choice);
+        return Purpose::Score(PromptScore { prompt: prompt.index, score });
+    }
+    let index = prompt.index * samples + prompt.next_row;
+    let seed = request.seed.wrapping_add(index as u64);
+    let sampler = TokenSampler::new(request.params.clone(), seed, &prompt.first_tokens);
+    let start =
+        AnswerStart { index, input_tokens: prompt.input_tokens, max_new_tokens: prompt.max_new_tokens };
+    Purpose::Answer(Box::new(Answer::new(start, sampler, text.text_decoder(), request.stop.clone())))
 }

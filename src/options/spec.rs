@@ -11,8 +11,7 @@ pub struct OptionSpec {
     pub names: &'static [&'static str],
     /// Type and range.
     pub kind: OptionKind,
-    /// For an option that is declared and not built: what to do instead. Only its neutral value (1, or an
-    /// empty text) is accepted.
+    /// For an option that is declared and not built: what to do instead. Only its neutral value, 1, is accepted.
     pub(super) instead: Option<&'static str>,
 }
 
@@ -75,6 +74,7 @@ pub(super) enum Key {
     ReturnCumulativeLogprob,
     ReturnNumInputTokens,
     ReturnNumOutputTokens,
+    ReturnChoiceProbabilities,
     SamplingParameters,
     DecoderTextInput,
     GuidedDecodingGuide,
@@ -88,7 +88,7 @@ pub(super) enum Key {
 const INT_MAX: i128 = i32::MAX as i128;
 const SMALLEST_POSITIVE: f32 = f32::MIN_POSITIVE;
 /// Characters of a client's text that an error message repeats.
-const SHOWN: usize = 40;
+pub(super) const SHOWN: usize = 40;
 
 const fn int(key: Key, names: &'static [&'static str], min: i128, max: i128) -> OptionSpec {
     OptionSpec { key, names, kind: OptionKind::Int { min, max }, instead: None }
@@ -113,8 +113,6 @@ const fn list(key: Key, names: &'static [&'static str], max_words: usize) -> Opt
 const fn unbuilt(spec: OptionSpec, instead: &'static str) -> OptionSpec {
     OptionSpec { instead: Some(instead), ..spec }
 }
-
-const NO_GUIDE: &str = "leave it out; stop_words and bad_words are the constraints this build knows";
 
 /// All options.
 pub static OPTIONS: &[OptionSpec] = &[
@@ -150,6 +148,7 @@ pub static OPTIONS: &[OptionSpec] = &[
     flag(Key::ReturnCumulativeLogprob, &["return_cumulative_logprob"]),
     flag(Key::ReturnNumInputTokens, &["return_num_input_tokens"]),
     flag(Key::ReturnNumOutputTokens, &["return_num_output_tokens"]),
+    flag(Key::ReturnChoiceProbabilities, &["return_choice_probabilities"]),
     OptionSpec {
         key: Key::SamplingParameters,
         names: &["sampling_parameters"],
@@ -157,8 +156,8 @@ pub static OPTIONS: &[OptionSpec] = &[
         instead: None,
     },
     text(Key::DecoderTextInput, &["decoder_text_input"]),
-    unbuilt(text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]), NO_GUIDE),
-    unbuilt(text(Key::GuidedDecodingGuideType, &["guided_decoding_guide_type"]), NO_GUIDE),
+    text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]),
+    text(Key::GuidedDecodingGuideType, &["guided_decoding_guide_type"]),
     flag(Key::ApplyChatTemplate, &["apply_chat_template"]),
     text(Key::SrcLang, &["src_lang"]),
     text(Key::TgtLang, &["tgt_lang"]),
@@ -261,8 +260,7 @@ fn is_neutral(value: &OptionValue) -> bool {
     match value {
         OptionValue::Int(int) => *int == 1,
         OptionValue::Float(float) => *float == 1.0,
-        OptionValue::Text(text) => text.is_empty(),
-        OptionValue::Bool(_) | OptionValue::List(_) => false,
+        OptionValue::Text(_) | OptionValue::Bool(_) | OptionValue::List(_) => false,
     }
 }
 

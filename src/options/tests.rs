@@ -4,7 +4,7 @@ use serde_json::json;
 use textgen_artifact::{TOKENIZER_FILE, TokenizerSpec};
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::{decoding::ChoiceGuide, error::ErrorKind};
 
 fn spec() -> GenerationSpec {
     GenerationSpec {
@@ -119,7 +119,7 @@ fn every_option_reaches_its_place() {
             "presence_penalty": -0.5, "frequency_penalty": 2, "random_seed": u64::MAX, "stop_words": ["a", "b"],
             "bad_words": ["bad"], "stream": true, "exclude_input_in_output": false, "return_log_probs": true,
             "return_finish_reason": true, "return_cumulative_logprob": true, "return_num_input_tokens": true,
-            "return_num_output_tokens": true, "decoder_text_input": "good", "beam_width": 1, "length_penalty": 1.0,
+            "return_num_output_tokens": true, "return_choice_probabilities": false, "decoder_text_input": "good", "beam_width": 1, "length_penalty": 1.0,
             "apply_chat_template": false, "src_lang": "en", "tgt_lang": "", "guided_decoding_guide": "", "guided_decoding_guide_type": "",
         }),
         &spec(),
@@ -143,7 +143,10 @@ fn every_option_reaches_its_place() {
             seed: Some(u64::MAX),
             num_return_sequences: 3,
             logprobs: true,
+            guide: None,
+            choice_probabilities: false,
         },
+        choices: None,
         decoder_prefix: vec![4],
         prompt: PromptOptions {
             apply_chat_template: Some(false),
@@ -158,6 +161,7 @@ fn every_option_reaches_its_place() {
             cumulative_logprob: true,
             num_input_tokens: true,
             num_output_tokens: true,
+            choice_probabilities: false,
         },
     };
     assert_eq!(resolved, expected);
@@ -341,8 +345,8 @@ fn what_is_not_built_is_refused_when_it_would_matter() {
     for (name, value) in [
         ("beam_width", json!(2)),
         ("length_penalty", json!(0.5)),
-        ("guided_decoding_guide", json!("{}")),
         ("guided_decoding_guide_type", json!("json")),
+        ("guided_decoding_guide_type", json!("regex")),
     ] {
         let error = refusal(json!({name: value}));
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
@@ -360,6 +364,77 @@ fn options_that_contradict_each_other_are_refused() {
     assert!(refusal(json!({"min_tokens": 5, "max_tokens": 4})).message.contains("max_tokens"));
     assert!(refusal(json!({"min_tokens": 101})).message.contains("max_tokens"));
     assert_eq!(params(json!({"min_tokens": 4, "max_tokens": 4})).min_new_tokens, 4);
+}
+
+fn with_choices(choices: Value, others: Value) -> Value {
+    let mut request = json!({"guided_decoding_guide_type": "choice", "guided_decoding_guide": choices});
+    request.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
+    request
+}
+
+#[test]
+fn a_choice_guide_is_a_list_of_texts() {
+    for list in [json!(["good", "bad"]), json!(r#"["good", "bad"]"#)] {
+        let resolved =
+            resolved_with(with_choices(list, json!({"return_choice_probabilities": true})), &spec()).unwrap();
+        let guide = ChoiceGuide::new(vec![vec![4], vec![2]], &[1]).unwrap();
+        assert_eq!(resolved.params.guide.as_deref(), Some(&guide));
+        assert_eq!((resolved.params.max_new_tokens, resolved.params.scored_choices()), (2, 2));
+        assert_eq!(resolved.choices.as_deref(), Some(["good".to_owned(), "bad".to_owned()].as_slice()));
+        assert!(resolved.outputs.choice_probabilities);
+    }
+    let limited = params(with_choices(json!(["good"]), json!({"max_tokens": 2, "min_tokens": 1})));
+    assert_eq!((limited.max_new_tokens, limited.scored_choices()), (2, 0));
+}
+
+#[test]
+fn a_guide_that_is_no_list_of_different_texts_is_refused() {
+    let many: Vec<String> = (0..257).map(|index| index.to_string()).collect();
+    for (guide, part) in [
+        (json!("good"), "no JSON list"),
+        (json!("{}"), "no JSON list"),
+        (json!([]), "0 choices"),
+        (json!(many), "257 choices"),
+        (json!(["good", 1]), "place 1"),
+        (json!(["good", ""]), "0 bytes at place 1"),
+        (json!(["x".repeat(1025)]), "1025 bytes"),
+        (json!(["good", "bad", "good"]), "twice"),
+    ] {
+        let error = refusal(with_choices(guide, json!({})));
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(
+            error.message.starts_with("guided_decoding_guide: ") && error.message.contains(part),
+            "{error}"
+        );
+    }
+    for (request, part) in [
+        (json!({"guided_decoding_guide": "[\"good\"]"}), "without a guided_decoding_guide_type"),
+        (json!({"guided_decoding_guide_type": "choice"}), "without a guided_decoding_guide"),
+        (json!({"guided_decoding_guide_type": "chioce"}), "\"chioce\""),
+        (json!({"return_choice_probabilities": true}), "guided_decoding_guide"),
+    ] {
+        let error = refusal(request);
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(error.message.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_choice_that_could_not_be_said_is_refused_with_the_reason() {
+    for (choice, others, parts) in [
+        ("worse", json!({}), ["\"worse\"", "\"?\""]),
+        ("bad good", json!({}), ["\"bad good\"", "turns it into"]),
+        ("good", json!({"max_tokens": 1}), ["2 tokens", "max_tokens is 1"]),
+        ("good", json!({"min_tokens": 2}), ["1 tokens", "min_tokens is 2"]),
+        ("good", json!({"stop_words": ["oo"]}), ["stop_words", "\"oo\""]),
+        ("bad", json!({"bad_words": ["bad"]}), ["bad_words", "\"bad\""]),
+        (" bad", json!({}), ["never says", "3"]),
+        ("good", json!({"end_id": 4}), ["token 4", "ends"]),
+    ] {
+        let error = refusal(with_choices(json!([choice]), others));
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(parts.iter().all(|part| error.message.contains(part)), "{error}");
+    }
 }
 
 #[test]

@@ -11,13 +11,11 @@
 mod chat;
 mod conversation;
 mod jinja;
-mod languages;
 mod prompts;
 mod template;
 
 pub use chat::ChatTemplate;
 pub use conversation::Conversation;
-pub use languages::{Language, Languages};
 pub use prompts::{PromptInput, PromptOptions, PromptText, Prompts};
 pub use template::PromptTemplate;
 

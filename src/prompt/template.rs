@@ -1,9 +1,10 @@
 //! The template around plain texts that a model's configuration may give.
 
 use serde::Serialize;
+use textgen_languages::{Language, Languages};
 
 use super::{
-    Language, Languages, PromptOptions,
+    PromptOptions,
     jinja::{Dialect, Failure, Template},
 };
 use crate::error::{Error, Result};
@@ -84,7 +85,11 @@ impl PromptTemplate {
         match asked {
             None => Ok(None),
             Some(_) if !self.uses[index] => Err(not_used(name)),
-            Some(asked) => self.languages.find(asked).map(Some).map_err(|error| error.context(name)),
+            Some(asked) => self
+                .languages
+                .find(asked)
+                .map(Some)
+                .map_err(|error| Error::invalid_argument(format!("{name}: {error}"))),
         }
     }
 }

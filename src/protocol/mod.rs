@@ -6,8 +6,8 @@
 //!   `[sequences]`, or `[batch, sequences of one batch entry]` when the model has a batch dimension.
 //! - With `stream` each response is a new piece of one sequence, its outputs `[1]` (or `[1, 1]`), and
 //!   `sequence_index` says whose. The pieces of a sequence joined are its text. What belongs to a whole
-//!   sequence (`finish_reason`, `cumulative_logprob`, `num_input_tokens`) comes with its last piece;
-//!   `num_output_tokens` and `logprobs` are of the piece. No response is sent before there is a piece: clients
+//!   sequence (`finish_reason`, `cumulative_logprob`, `num_input_tokens`, `choice_probabilities`) comes with its last
+//!   piece, which waits for it; `num_output_tokens` and `logprobs` are of the piece. No response is sent before there is a piece: clients
 //!   take the first one for the first token.
 //! - Options come as inputs, as request parameters, or inside `sampling_parameters`; the first found in that
 //!   order holds. They are one value for a whole request, so the entries of a batch must agree.

@@ -1,6 +1,6 @@
 //! What a request's client has not been told yet.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
@@ -26,6 +26,8 @@ pub struct ReplyPlan {
     sequences: usize,
     /// What the sequences of each text begin with: the text, when the client wants it repeated; else empty.
     openings: Vec<String>,
+    /// What a guide lets the sequences choose from; empty without one.
+    choices: Arc<[String]>,
 }
 
 impl ReplyPlan {
@@ -45,6 +47,13 @@ impl ReplyPlan {
             Some(named) => named.clone(),
             None => chosen_outputs(&options.outputs, options.stream, interface)?,
         };
+        if options.choices.is_none() && outputs.contains(&schema::CHOICE_PROBABILITIES) {
+            return Err(Error::invalid_argument(format!(
+                "the output `{}` is asked for without choices; give them in `guided_decoding_guide`, with \
+                 `guided_decoding_guide_type` \"choice\", or do not ask for it",
+                schema::CHOICE_PROBABILITIES
+            )));
+        }
         let samples = options.params.num_return_sequences;
         Ok(Self {
             stream: options.stream,
@@ -57,7 +66,13 @@ impl ReplyPlan {
             } else {
                 request.inputs.iter().map(repeated).collect::<Result<_>>()?
             },
+            choices: options.choices.clone().unwrap_or_default(),
         })
+    }
+
+    /// True when an output needs the probabilities of the choices.
+    pub fn needs_choice_probabilities(&self) -> bool {
+        self.wants(schema::CHOICE_PROBABILITIES)
     }
 
     /// True when an output needs log-probabilities.
@@ -109,6 +124,7 @@ fn chosen_outputs(
         (schema::NUM_OUTPUT_TOKENS, options.num_output_tokens),
         // Nobody asks for it, and a model whose configuration leaves it out does without.
         (schema::SEQUENCE_INDEX, stream && interface.outputs.contains(&schema::SEQUENCE_INDEX)),
+        (schema::CHOICE_PROBABILITIES, options.choice_probabilities),
     ];
     wanted
         .into_iter()
@@ -133,6 +149,8 @@ pub struct Reply {
     /// Sequences with something to send, when streaming; each at most once.
     ready: VecDeque<usize>,
     unfinished: usize,
+    /// What is said of each prompt's choices, once it is known; empty when nobody asks.
+    choice_probabilities: Vec<Option<String>>,
 }
 
 /// The part of one sequence that has not been sent.
@@ -143,9 +161,18 @@ struct Piece {
     logprobs: Vec<f32>,
     tokens: usize,
     finished: Option<Finished>,
+    /// The end of a sequence, until what comes with it is known of its prompt's choices.
+    awaited: Option<Finished>,
     is_ready: bool,
     /// An earlier piece of the sequence has been taken.
     is_opened: bool,
+}
+
+/// An element of the output `choice_probabilities`.
+#[derive(Serialize)]
+struct ChoiceProbability<'a> {
+    choice: &'a str,
+    probability: f64,
 }
 
 /// An element of the output `logprobs`.
@@ -159,7 +186,15 @@ impl Reply {
     /// Nothing has been said yet.
     pub fn new(plan: ReplyPlan) -> Self {
         let sequences: Vec<Piece> = (0..plan.sequences).map(|_| Piece::default()).collect();
-        Self { plan, ready: VecDeque::new(), unfinished: sequences.len(), sequences }
+        let prompts =
+            if plan.needs_choice_probabilities() { plan.sequences / plan.samples.max(1) } else { 0 };
+        Self {
+            plan,
+            ready: VecDeque::new(),
+            unfinished: sequences.len(),
+            sequences,
+            choice_probabilities: vec![None; prompts],
+        }
     }
 
     /// Takes an event in.
@@ -174,15 +209,45 @@ impl Reply {
             piece.token_ids.extend_from_slice(update.token_ids);
             piece.logprobs.extend_from_slice(update.logprobs);
         }
-        if update.finished.is_some() {
+        let prompt = update.sequence_index / self.plan.samples.max(1);
+        if matches!(self.choice_probabilities.get(prompt), Some(None)) {
+            piece.awaited = update.finished;
+        } else if update.finished.is_some() {
             piece.finished = update.finished;
             self.unfinished = self.unfinished.saturating_sub(1);
         }
-        // Tokens whose text is held back wait for it.
+        self.queue(update.sequence_index);
+    }
+
+    /// Takes in how probable the choices of a prompt are; its sequences that have ended can be sent now.
+    pub fn choice_probabilities(&mut self, prompt: usize, probabilities: &[f64]) {
+        let Some(known) = self.choice_probabilities.get_mut(prompt) else { return };
+        let list: Vec<ChoiceProbability<'_>> = self
+            .plan
+            .choices
+            .iter()
+            .zip(probabilities)
+            .map(|(choice, &probability)| ChoiceProbability { choice, probability })
+            .collect();
+        // Strings and finite numbers cannot fail.
+        *known = Some(serde_json::to_string(&list).unwrap_or_default());
+        let samples = self.plan.samples;
+        for index in prompt * samples..(prompt + 1) * samples {
+            if let Some(finished) = self.sequences[index].awaited.take() {
+                self.sequences[index].finished = Some(finished);
+                self.unfinished = self.unfinished.saturating_sub(1);
+                self.queue(index);
+            }
+        }
+    }
+
+    /// Queues a sequence that has something to send. Tokens whose text is held back wait for it.
+    fn queue(&mut self, index: usize) {
+        let piece = &mut self.sequences[index];
         let sendable = !piece.text.is_empty() || piece.finished.is_some();
         if self.plan.stream && sendable && !piece.is_ready {
             piece.is_ready = true;
-            self.ready.push_back(update.sequence_index);
+            self.ready.push_back(index);
         }
     }
 
@@ -215,7 +280,8 @@ impl Reply {
 
     /// The opening joins the text only here: kept with each of many samples it would fill the memory.
     fn take_piece(&mut self, index: usize) -> Piece {
-        let taken = Piece { is_opened: true, ..Piece::default() };
+        let awaited = self.sequences[index].awaited.take();
+        let taken = Piece { is_opened: true, awaited, ..Piece::default() };
         let mut piece = std::mem::replace(&mut self.sequences[index], taken);
         if !piece.is_opened {
             piece.text.insert_str(0, self.plan.opening(index));
@@ -262,6 +328,13 @@ impl Reply {
                 schema::NUM_INPUT_TOKENS if complete => {
                     OutputTensor::counts(name, &shape, finished().map(|end| end.num_input_tokens))
                 }
+                schema::CHOICE_PROBABILITIES if complete => {
+                    let of_prompt = |&(index, _): &(usize, Piece)| {
+                        let known = self.choice_probabilities.get(index / self.plan.samples.max(1));
+                        known.and_then(Option::as_deref).unwrap_or_default()
+                    };
+                    OutputTensor::strings(name, &shape, pieces.iter().map(of_prompt))?
+                }
                 _ => return Ok(None),
             }))
         };
@@ -285,14 +358,26 @@ mod tests {
     use super::*;
     use crate::engine::FinishReason;
 
+    /// All but the output that only a guide has.
+    const PLAIN: [&str; 7] = [
+        schema::TEXT_OUTPUT,
+        schema::FINISH_REASON,
+        schema::CUMULATIVE_LOGPROB,
+        schema::LOGPROBS,
+        schema::NUM_INPUT_TOKENS,
+        schema::NUM_OUTPUT_TOKENS,
+        schema::SEQUENCE_INDEX,
+    ];
+
     fn plan(stream: bool, layout: TextLayout, openings: &[&str]) -> ReplyPlan {
         ReplyPlan {
             samples: 1,
             sequences: openings.len(),
             stream,
             layout,
-            outputs: schema::OUTPUTS.iter().map(|spec| spec.name).collect(),
+            outputs: PLAIN.to_vec(),
             openings: openings.iter().map(|&text| text.to_owned()).collect(),
+            choices: Arc::default(),
         }
     }
 
@@ -345,7 +430,7 @@ mod tests {
         }
         assert!(!reply.is_unfinished());
         let response = reply.whole().unwrap();
-        assert_eq!(response.len(), schema::OUTPUTS.len());
+        assert_eq!(response.len(), PLAIN.len());
         assert!(response.iter().all(|output| output.shape() == [2, 2]));
         assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["a!", "b!", "c!", "d!"]);
         assert_eq!(counts(find(&response, schema::SEQUENCE_INDEX).unwrap()), [0, 1, 2, 3]);
@@ -408,6 +493,55 @@ mod tests {
         }
         let response = reply.whole().unwrap();
         assert_eq!(texts(find(&response, schema::TEXT_OUTPUT).unwrap()), ["x a", "x b", "y c", "y "]);
+    }
+
+    fn choosing(stream: bool, samples: usize, prompts: usize) -> Reply {
+        let choices = ["yes".to_owned(), "n\"o".to_owned()];
+        let sequences = samples * prompts;
+        let plan = ReplyPlan { samples, sequences, ..plan(stream, TextLayout::Flat, &[]) };
+        let outputs = [PLAIN.as_slice(), &[schema::CHOICE_PROBABILITIES]].concat();
+        Reply::new(ReplyPlan { choices: choices.into(), outputs, ..plan })
+    }
+
+    const PROBABILITIES: &str =
+        r#"[{"choice":"yes","probability":0.75},{"choice":"n\"o","probability":0.25}]"#;
+
+    #[test]
+    fn the_end_of_a_stream_waits_for_the_probabilities_that_come_with_it() {
+        let mut reply = choosing(true, 1, 2);
+        reply.update(&update(0, "y", &[1]));
+        reply.update(&last(0, "es", &[2]));
+        let first = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&first, schema::TEXT_OUTPUT).unwrap()), ["yes"]);
+        assert!(find(&first, schema::FINISH_REASON).is_none());
+        assert!(!reply.has_piece() && reply.is_unfinished());
+        reply.choice_probabilities(0, &[0.75, 0.25]);
+        let end = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&end, schema::TEXT_OUTPUT).unwrap()), [""]);
+        assert_eq!(texts(find(&end, schema::FINISH_REASON).unwrap()), ["stop"]);
+        assert_eq!(texts(find(&end, schema::CHOICE_PROBABILITIES).unwrap()), [PROBABILITIES]);
+
+        reply.choice_probabilities(1, &[0.75, 0.25]);
+        assert!(!reply.has_piece());
+        reply.update(&last(1, "yes", &[2]));
+        assert!(!reply.is_unfinished());
+        let end = reply.next_piece().unwrap().unwrap();
+        assert_eq!(texts(find(&end, schema::CHOICE_PROBABILITIES).unwrap()), [PROBABILITIES]);
+    }
+
+    #[test]
+    fn the_probabilities_of_a_prompt_come_with_each_of_its_samples() {
+        let mut reply = choosing(false, 2, 2);
+        for index in 0..4 {
+            reply.update(&last(index, "yes", &[1]));
+        }
+        reply.choice_probabilities(1, &[0.75, 0.25]);
+        reply.choice_probabilities(0, &[0.5, 0.5]);
+        assert!(!reply.is_unfinished());
+        let response = reply.whole().unwrap();
+        let even = PROBABILITIES.replace("0.75", "0.5").replace("0.25", "0.5");
+        let expected = [&*even, &even, PROBABILITIES, PROBABILITIES];
+        assert_eq!(texts(find(&response, schema::CHOICE_PROBABILITIES).unwrap()), expected);
     }
 
     #[test]

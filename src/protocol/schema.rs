@@ -57,6 +57,10 @@ pub const NUM_OUTPUT_TOKENS: &str = "num_output_tokens";
 /// Which sequence of the request: text index × `num_return_sequences` + sample index.
 pub const SEQUENCE_INDEX: &str = "sequence_index";
 
+/// How probable each choice of the guide is, as a JSON array in the order of the choices; on the last response of a
+/// sequence.
+pub const CHOICE_PROBABILITIES: &str = "choice_probabilities";
+
 /// Every input: what the prompts are made of, then each option under its name and aliases.
 pub fn inputs() -> impl Iterator<Item = TensorSpec> {
     let sources = SOURCES.into_iter().map(|name| many(name, DataType::Bytes));
@@ -83,6 +87,7 @@ pub const OUTPUTS: &[TensorSpec] = &[
     many(NUM_INPUT_TOKENS, DataType::Int32),
     many(NUM_OUTPUT_TOKENS, DataType::Int32),
     many(SEQUENCE_INDEX, DataType::Int32),
+    many(CHOICE_PROBABILITIES, DataType::Bytes),
 ];
 
 /// The input of that name.
@@ -131,6 +136,7 @@ mod tests {
             ("return_cumulative_logprob", DataType::Bool, Arity::One),
             ("return_num_input_tokens", DataType::Bool, Arity::One),
             ("return_num_output_tokens", DataType::Bool, Arity::One),
+            ("return_choice_probabilities", DataType::Bool, Arity::One),
             ("sampling_parameters", DataType::Bytes, Arity::One),
             ("decoder_text_input", DataType::Bytes, Arity::One),
             ("guided_decoding_guide", DataType::Bytes, Arity::One),

@@ -163,7 +163,8 @@ def test_the_completed_configuration(http):
         "TYPE_STRING": ["text_input", "messages", "stop_words", "bad_words", "sampling_parameters", "decoder_text_input"]
         + ["guided_decoding_guide", "guided_decoding_guide_type", "src_lang", "tgt_lang"],
         "TYPE_BOOL": ["apply_chat_template", "stream", "exclude_input_in_output", "return_log_probs", "return_finish_reason"]
-        + ["return_cumulative_logprob", "return_num_input_tokens", "return_num_output_tokens"],
+        + ["return_cumulative_logprob", "return_num_input_tokens", "return_num_output_tokens"]
+        + ["return_choice_probabilities"],
     }
     for data_type, names in documented.items():
         for name in names:
@@ -177,6 +178,7 @@ def test_the_completed_configuration(http):
         "num_input_tokens": "TYPE_INT32",
         "num_output_tokens": "TYPE_INT32",
         "sequence_index": "TYPE_INT32",
+        "choice_probabilities": "TYPE_STRING",
     }
 
 

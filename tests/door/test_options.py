@@ -307,7 +307,7 @@ def test_parameters_of_the_wrong_type(http, parameters):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("beam_width", 4), ("guided_decoding_guide", "{}"), ("guided_decoding_guide_type", "json")],
+    [("beam_width", 4), ("guided_decoding_guide_type", "json")],
 )
 def test_what_is_declared_but_not_built_is_refused(http, name, value):
     reply = http.infer(MODEL, [tensor("text_input", ENGLISH), tensor(name, value)])

@@ -105,6 +105,8 @@ pub struct Generated {
     /// Bits of the log-probabilities: equal means equal to the last bit.
     pub logprob_bits: Vec<u32>,
     pub finished: Option<Finished>,
+    /// Bits of the probabilities of its prompt's choices; empty unless asked for.
+    pub choice_probability_bits: Vec<u64>,
 }
 
 pub type Outcome = Result<Vec<Generated>, Error>;
@@ -122,6 +124,13 @@ impl EventSink for Collector {
         sequence.token_ids.extend(update.token_ids);
         sequence.logprob_bits.extend(update.logprobs.iter().map(|logprob| logprob.to_bits()));
         sequence.finished = update.finished;
+    }
+
+    fn choice_probabilities(&mut self, prompt: usize, probabilities: &[f64]) {
+        assert_eq!(prompt, 0, "requests of one prompt");
+        for sequence in &mut self.sequences {
+            sequence.choice_probability_bits = probabilities.iter().map(|value| value.to_bits()).collect();
+        }
     }
 
     fn complete(self: Box<Self>) {

@@ -13,11 +13,12 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use textgen_languages::Languages;
 use triton_textgen::{
     engine::{EventSink, Finished, GenerateRequest, NoObserver, SequenceUpdate},
     error::Error,
     options::RequestOptions,
-    prompt::{Languages, PromptInput, PromptTemplate},
+    prompt::{PromptInput, PromptTemplate},
     text_model::TextModel,
 };
 
@@ -51,6 +52,14 @@ pub struct Arguments {
     runtime: RuntimeArguments,
 }
 
+/// What comes of a request.
+#[derive(Default)]
+struct Generated {
+    sequences: Vec<Sequence>,
+    /// Of the guide's choices, in their order; none unless asked for.
+    choice_probabilities: Option<Vec<f64>>,
+}
+
 /// One sequence as it comes out of the engine.
 #[derive(Default)]
 struct Sequence {
@@ -60,39 +69,45 @@ struct Sequence {
     finished: Option<Finished>,
 }
 
-type Outcome = Result<Vec<Sequence>, Error>;
+type Outcome = Result<Generated, Error>;
 
 /// A request in the engine; dropped, it is cancelled.
 struct Job {
     outcome: Receiver<Outcome>,
+    /// The texts of its guide.
+    choices: Arc<[String]>,
     _wanted: Arc<()>,
 }
 
 impl Job {
-    fn wait(self) -> anyhow::Result<Outcome> {
+    fn wait(&self) -> anyhow::Result<Outcome> {
         Ok(self.outcome.recv()?)
     }
 }
 
 /// Collects the sequences of one request and hands them over when they are complete.
 struct Collector {
-    sequences: Vec<Sequence>,
+    generated: Generated,
     done: Sender<Outcome>,
     wanted: Weak<()>,
 }
 
 impl EventSink for Collector {
     fn update(&mut self, update: &SequenceUpdate<'_>) {
-        let Some(sequence) = self.sequences.get_mut(update.sequence_index) else { return };
+        let Some(sequence) = self.generated.sequences.get_mut(update.sequence_index) else { return };
         sequence.text.push_str(update.text);
         sequence.token_ids.extend_from_slice(update.token_ids);
         sequence.logprobs.extend_from_slice(update.logprobs);
         sequence.finished = update.finished;
     }
 
+    fn choice_probabilities(&mut self, _: usize, probabilities: &[f64]) {
+        self.generated.choice_probabilities = Some(probabilities.to_vec());
+    }
+
     fn complete(self: Box<Self>) {
         // Nobody listens when the program is on its way out.
-        let _ = self.done.send(Ok(self.sequences));
+        let _ = self.done.send(Ok(self.generated));
     }
 
     fn fail(self: Box<Self>, error: Error) {
@@ -111,7 +126,7 @@ impl Arguments {
             .languages
             .as_deref()
             .map_or(Ok(Languages::default()), Languages::parse)
-            .map_err(|error| error.context("--languages"))?;
+            .map_err(|error| Error::invalid_argument(format!("--languages: {error}")))?;
         let template =
             PromptTemplate::compile(source, languages).map_err(|error| error.context("--prompt-template"))?;
         Ok(Some(Arc::new(template)))
@@ -145,7 +160,7 @@ fn run_texts(model: &TextModel, options: &RequestOptions, texts: &[String]) -> a
     }
     let mut out = BufWriter::new(stdout().lock());
     for job in jobs {
-        for sequence in job.wait()?? {
+        for sequence in job.wait()??.sequences {
             writeln!(out, "{}", sequence.text)?;
         }
         out.flush()?;
@@ -192,7 +207,7 @@ fn submit(model: &TextModel, options: &RequestOptions, source: Source) -> Result
     let mut options = options.resolve(&model.text.manifest.generation, &model.text.tokenizer)?;
     let prompt = match source {
         Source::Input(input) => model.prompt(&input, &options)?,
-        Source::Ids(ids) => model.prompt_from_ids(ids, &options.decoder_prefix),
+        Source::Ids(ids) => model.prompt_from_ids(ids, &options),
     };
     // They are always printed.
     options.params.logprobs = true;
@@ -205,31 +220,37 @@ fn submit(model: &TextModel, options: &RequestOptions, source: Source) -> Result
         params: Arc::new(options.params),
         arrival: Instant::now(),
         deadline: None,
-        sink: Box::new(Collector { sequences, done, wanted: Arc::downgrade(&wanted) }),
+        sink: Box::new(Collector {
+            generated: Generated { sequences, choice_probabilities: None },
+            done,
+            wanted: Arc::downgrade(&wanted),
+        }),
     });
-    Ok(Job { outcome, _wanted: wanted })
+    Ok(Job { outcome, choices: options.choices.unwrap_or_default(), _wanted: wanted })
 }
 
 /// Writes the objects of one request, in the order of the input; true when it failed.
 fn print(out: &mut impl Write, id: &Value, job: Result<Job, String>) -> anyhow::Result<bool> {
     let outcome = match job {
-        Ok(job) => job.wait()?.map_err(|error| error.to_string()),
+        Ok(job) => job.wait()?.map(|generated| (generated, job.choices)).map_err(|error| error.to_string()),
         Err(error) => Err(error),
     };
-    let sequences = match outcome {
-        Ok(sequences) => sequences,
+    let (generated, choices) = match outcome {
+        Ok(generated) => generated,
         Err(error) => {
             writeln!(out, "{}", json!({"id": id, "error": error}))?;
             out.flush()?;
             return Ok(true);
         }
     };
-    for (index, sequence) in sequences.into_iter().enumerate() {
+    let choice_probabilities = generated.choice_probabilities.map(|probabilities| {
+        let pairs = choices.iter().zip(probabilities);
+        let list = pairs.map(|(choice, probability)| json!({"choice": choice, "probability": probability}));
+        Value::Array(list.collect())
+    });
+    for (index, sequence) in generated.sequences.into_iter().enumerate() {
         let finished = sequence.finished;
-        writeln!(
-            out,
-            "{}",
-            json!({
+        let mut object = json!({
                 "id": id,
                 "sequence_index": index,
                 "text_output": sequence.text,
@@ -239,8 +260,11 @@ fn print(out: &mut impl Write, id: &Value, job: Result<Job, String>) -> anyhow::
                 "cumulative_logprob": finished.map(|finished| finished.cumulative_logprob),
                 "num_input_tokens": finished.map(|finished| finished.num_input_tokens),
                 "num_output_tokens": finished.map(|finished| finished.num_output_tokens),
-            })
-        )?;
+        });
+        if let Some(list) = &choice_probabilities {
+            object["choice_probabilities"] = list.clone();
+        }
+        writeln!(out, "{object}")?;
     }
     out.flush()?;
     Ok(false)

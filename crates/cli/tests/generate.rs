@@ -98,6 +98,32 @@ fn set_gives_defaults_that_a_line_overrules() {
 }
 
 #[test]
+fn an_answer_is_one_of_the_choices_and_each_has_a_probability() {
+    let artifact = Artifact::convert("flan");
+    let choices = json!(["human", "free", "human rights"]);
+    let guide = format!("guided_decoding_guide={choices}");
+    let options = ["--set", "guided_decoding_guide_type=choice", "--set", &guide];
+    let input = [
+        json!({"input_ids": SOURCE, "return_choice_probabilities": true}),
+        // A string, as the server wants it.
+        json!({"input_ids": SOURCE, "guided_decoding_guide": "[\"free\"]"}),
+    ];
+    let run = artifact.generate(&options, &lines(&input));
+    let objects = run.objects();
+    run.succeeded();
+    assert!(choices.as_array().unwrap().contains(&objects[0]["text_output"]), "{}", objects[0]);
+    let probabilities = objects[0]["choice_probabilities"].as_array().unwrap();
+    let named: Vec<&Value> = probabilities.iter().map(|each| &each["choice"]).collect();
+    assert_eq!(named, choices.as_array().unwrap().iter().collect::<Vec<_>>());
+    let sum: f64 = probabilities.iter().filter_map(|each| each["probability"].as_f64()).sum();
+    assert!((sum - 1.0).abs() < 1e-9, "{}", objects[0]);
+    assert_eq!((&objects[1]["text_output"], objects[1].get("choice_probabilities")), (&json!("free"), None));
+
+    let run = artifact.generate(&options, &lines(&[json!({"input_ids": SOURCE, "max_tokens": 1})]));
+    assert_error(&run.objects()[0], &json!(1), &["human", "max_tokens"]);
+}
+
+#[test]
 fn ids_are_echoed_in_the_order_of_the_input() {
     let ids =
         [json!("a"), json!(7), json!(null), json!([1, {"x": 2}]), json!({"k": []}), json!(true), json!(1.5)];

@@ -8,7 +8,7 @@ use rand_chacha::rand_core::RngCore;
 use serde::Deserialize;
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::{decoding::ChoiceGuide, error::ErrorKind};
 
 fn sampler(params: SamplingParams, seed: u64) -> TokenSampler {
     TokenSampler::new(Arc::new(params), seed, &[0])
@@ -307,4 +307,71 @@ fn tokens_are_drawn_as_often_as_their_probability_says() {
     for (count, expected) in counts.iter().zip([0.1, 0.2, 0.7]) {
         assert!((count / 20_000.0 - expected).abs() < 0.015, "{counts:?}");
     }
+}
+
+fn guided(choices: &[&[u32]]) -> SamplingParams {
+    let choices = choices.iter().map(|choice| choice.to_vec()).collect();
+    let guide = ChoiceGuide::new(choices, &[1]).unwrap();
+    SamplingParams { guide: Some(Arc::new(guide)), eos_token_ids: vec![1], ..SamplingParams::default() }
+}
+
+/// The whole target, from the same logits at each step.
+fn target(params: SamplingParams, seed: u64, logits: &[f32]) -> Result<Vec<u32>> {
+    let mut sampler = sampler(params, seed);
+    let mut scratch = SamplerScratch::default();
+    let mut tokens = Vec::new();
+    while tokens.last() != Some(&1) {
+        tokens.push(sampler.sample(&mut logits.to_vec(), &mut scratch)?.token);
+    }
+    Ok(tokens)
+}
+
+#[test]
+fn a_guide_lets_only_its_own_tokens_through() {
+    let logits = [9.0, 0.0, 1.0, 2.0, 3.0, 9.0];
+    assert_eq!(target(guided(&[&[2, 3], &[2, 4], &[2]]), 0, &logits).unwrap(), [2, 4, 1]);
+    assert_eq!(target(guided(&[&[2, 3], &[2]]), 0, &[0.0, 5.0, 1.0, 2.0]).unwrap(), [2, 1]);
+    // Among equals the lowest token.
+    assert_eq!(target(guided(&[&[4], &[2], &[3]]), 0, &[0.0; 5]).unwrap(), [2, 1]);
+}
+
+#[test]
+fn truncation_counts_the_tokens_that_the_guide_allows() {
+    // In the whole vocabulary token 0 alone would be kept by each of these.
+    let logits = [20.0, 0.0, 1.0, 1.0, -3.0];
+    let choices: [&[u32]; 3] = [&[2], &[3], &[4]];
+    let truncations = [
+        SamplingParams { top_k: 2, ..sampling() },
+        SamplingParams { top_p: 0.9, ..sampling() },
+        SamplingParams { min_p: 0.5, ..sampling() },
+    ];
+    for truncation in truncations {
+        let params = SamplingParams { guide: guided(&choices).guide, eos_token_ids: vec![1], ..truncation };
+        let drawn: HashSet<u32> =
+            (0..64).map(|seed| target(params.clone(), seed, &logits).unwrap()[0]).collect();
+        assert_eq!(drawn, HashSet::from([2, 3]), "{params:?}");
+    }
+}
+
+#[test]
+fn penalties_weigh_what_a_guide_allows() {
+    let params = SamplingParams { frequency_penalty: 5.0, ..guided(&[&[2, 2, 2], &[2, 3]]) };
+    assert_eq!(target(params, 0, &[0.0, 0.0, 2.0, 1.0]).unwrap(), [2, 3, 1]);
+}
+
+#[test]
+fn a_guided_tokens_log_probability_is_the_models_own() {
+    let logits = [5.0, 0.0, 1.0, 2.0];
+    let params = SamplingParams { logprobs: true, repetition_penalty: 2.0, ..guided(&[&[2], &[0, 3]]) };
+    let choice = sampler(params, 0).sample(&mut logits.to_vec(), &mut SamplerScratch::default()).unwrap();
+    assert_eq!(choice, Choice { token: 0, logprob: log_probability(&logits, 0).unwrap() });
+}
+
+#[test]
+fn a_guide_does_not_hide_a_broken_row() {
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = target(guided(&[&[2], &[3]]), 0, &[0.0, 0.0, broken, broken]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Internal);
+    }
+    assert_eq!(target(guided(&[&[9]]), 0, &[0.0; 4]).unwrap_err().kind, ErrorKind::Internal);
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod choices;
 mod prompts;
 
 use super::*;
@@ -229,6 +230,7 @@ fn copy(source: &[u32]) -> Request {
 
 enum Event {
     Update(usize, String, Vec<u32>, Option<Finished>),
+    ChoiceProbabilities(usize, Vec<f64>),
     Complete,
     Failed(Error),
 }
@@ -246,6 +248,9 @@ impl EventSink for Sink {
             update.token_ids.to_vec(),
             update.finished,
         ));
+    }
+    fn choice_probabilities(&mut self, prompt: usize, probabilities: &[f64]) {
+        let _ = self.events.send(Event::ChoiceProbabilities(prompt, probabilities.to_vec()));
     }
     fn complete(self: Box<Self>) {
         let _ = self.events.send(Event::Complete);
@@ -287,6 +292,7 @@ impl Client {
                         sequence.2 = Some(finished.reason);
                     }
                 }
+                Event::ChoiceProbabilities(..) => panic!("nobody asked for them"),
                 Event::Complete => break Ok(()),
                 Event::Failed(error) => break Err(error),
             }

@@ -1,11 +1,17 @@
-//! Names of languages: what a request may call one, and what a prompt calls it.
+//! Names of languages: what a request may call one, and what a prompt or a page calls it. The backend and the gateway
+//! read the same table.
 
 use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
-use super::SHOWN;
-use crate::error::{Error, Result, shortened};
+/// A list that cannot be read, or a language that is not in one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LanguageError(String);
+
+/// Characters of a name that an error repeats.
+const SHOWN: usize = 40;
 
 /// A language as templates see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,25 +111,30 @@ impl Language {
 impl Languages {
     /// Reads a list such as `en, pt, tlh=Klingon=克林贡语`: codes of known languages, and others with their English
     /// and Chinese names. The Chinese name may be left out where no prompt needs it.
-    pub fn parse(list: &str) -> Result<Self> {
+    pub fn parse(list: &str) -> Result<Self, LanguageError> {
         let mut languages = Self { list: Vec::new() };
         for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let language = language(item)?;
             if languages.list.iter().any(|other| other.code.eq_ignore_ascii_case(&language.code)) {
-                return Err(Error::invalid_argument(format!("`{}` is there twice", language.code)));
+                return Err(LanguageError(format!("`{}` is there twice", language.code)));
             }
             languages.list.push(language);
         }
         if languages.list.is_empty() {
-            return Err(Error::invalid_argument(
-                "got no language, expected codes separated by commas, such as `en, pt`",
+            return Err(LanguageError(
+                "got no language, expected codes separated by commas, such as `en, pt`".to_owned(),
             ));
         }
         Ok(languages)
     }
 
+    /// Every one of them, as they were listed.
+    pub fn iter(&self) -> impl Iterator<Item = &Language> {
+        self.list.iter()
+    }
+
     /// The language with this code or name, in whichever case. `pt_BR` and `pt-BR` are `pt`.
-    pub fn find(&self, asked: &str) -> Result<&Language> {
+    pub fn find(&self, asked: &str) -> Result<&Language, LanguageError> {
         let name = asked.trim().to_lowercase();
         let code = name.replace('_', "-");
         let alias = ALIASES.iter().find(|(alias, _)| *alias == code).map(|(_, code)| *code);
@@ -132,8 +143,9 @@ impl Languages {
             .flatten()
             .find_map(|name| self.list.iter().find(|language| language.is_called(name)))
             .ok_or_else(|| {
-                let shown = shortened(asked, SHOWN);
-                Error::invalid_argument(format!("got {shown:?}, expected a language of this model: {self}"))
+                let end = asked.char_indices().nth(SHOWN);
+                let shown = end.map_or_else(|| asked.to_owned(), |(end, _)| format!("{}…", &asked[..end]));
+                LanguageError(format!("got {shown:?}, expected a language of this model: {self}"))
             })
     }
 }
@@ -148,13 +160,13 @@ impl fmt::Display for Languages {
     }
 }
 
-fn language(item: &str) -> Result<Language> {
+fn language(item: &str) -> Result<Language, LanguageError> {
     let mut names = item.split('=').map(str::trim);
     let code = names.next().unwrap_or_default();
     let known = KNOWN.iter().find(|known| known.0.eq_ignore_ascii_case(code)).copied().map(Language::known);
     let (english, chinese) = (names.next(), names.next());
     let wrong = |reason: &str| {
-        Err(Error::invalid_argument(format!(
+        Err(LanguageError(format!(
             "`{item}`: {reason}; write a code of {}, or code=English name=Chinese name",
             Languages::default()
         )))
@@ -184,4 +196,96 @@ fn without_region(code: &str) -> Option<&str> {
         _ => false,
     };
     (is_region && language != "zh").then_some(language)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused<T: fmt::Debug>(result: Result<T, LanguageError>, parts: &[&str]) {
+        let message = result.unwrap_err().to_string();
+        assert!(message.len() < 1000, "{message}");
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_language_is_found_by_any_of_its_names() {
+        let languages = Languages::default();
+        for (asked, code) in [
+            ("en", "en"),
+            ("EN", "en"),
+            ("english", "en"),
+            ("英语", "en"),
+            (" en ", "en"),
+            ("en-US", "en"),
+            ("pt_BR", "pt"),
+            ("es-419", "es"),
+            ("Português", "pt"),
+            ("PORTUGUÊS", "pt"),
+            ("日本語", "ja"),
+            ("zh", "zh"),
+            ("zh-CN", "zh"),
+            ("zh_Hans", "zh"),
+            ("中文", "zh"),
+            ("Chinese", "zh"),
+            ("zh-TW", "zh-Hant"),
+            ("zh_hant", "zh-Hant"),
+            ("zh-HK", "zh-Hant"),
+            ("繁体中文", "zh-Hant"),
+            ("traditional chinese", "zh-Hant"),
+            ("yue", "yue"),
+            ("fil", "tl"),
+            ("ئۇيغۇرچە", "ug"),
+        ] {
+            assert_eq!(languages.find(asked).unwrap().code, code, "{asked}");
+        }
+        for unknown in
+            ["", "xx", "e", "en-", "en-Latn", "zh-XX", "-", "english, german", &"x".repeat(1 << 20)]
+        {
+            refused(languages.find(unknown), &["zh, en, fr", "yue"]);
+        }
+    }
+
+    #[test]
+    fn names_are_unambiguous() {
+        let languages = Languages::default();
+        for language in KNOWN_CODES.iter().map(|code| languages.find(code).unwrap()) {
+            for name in [&language.code, &language.name, &language.chinese, &language.native] {
+                assert_eq!(languages.find(name).unwrap(), language, "{name}");
+            }
+        }
+        assert_eq!(languages.to_string(), KNOWN_CODES.join(", "));
+    }
+
+    const KNOWN_CODES: [&str; 38] = [
+        "zh", "en", "fr", "pt", "es", "ja", "tr", "ru", "ar", "ko", "th", "it", "de", "vi", "ms", "id", "tl",
+        "hi", "zh-Hant", "pl", "cs", "nl", "km", "my", "fa", "gu", "ur", "te", "mr", "he", "bn", "ta", "uk",
+        "bo", "kk", "mn", "ug", "yue",
+    ];
+
+    #[test]
+    fn a_model_limits_and_extends_the_list() {
+        let languages =
+            Languages::parse("EN, pt,\n tlh=Klingon=克林贡语, qu=Quechua, de=Swiss German").unwrap();
+        assert_eq!(languages.to_string(), "en, pt, tlh, qu, de");
+        assert_eq!(languages.find("klingon").unwrap().chinese, "克林贡语");
+        assert_eq!(languages.find("qu").unwrap().chinese, "Quechua");
+        assert_eq!(languages.find("Deutsch").unwrap().name, "Swiss German");
+        refused(languages.find("fr"), &["en, pt, tlh, qu, de"]);
+        refused(Languages::parse("en").unwrap().find("zh-CN"), &["zh-CN"]);
+        for (list, part) in [
+            ("", "no language"),
+            (" , ", "no language"),
+            ("xx", "`xx`"),
+            ("en, EN", "twice"),
+            ("xx=", "empty"),
+            ("=English", "empty"),
+            ("xx=a=b=c", "too many"),
+            ("en pt", "`en pt`"),
+        ] {
+            refused(Languages::parse(list), &[part]);
+        }
+    }
 }

@@ -1,0 +1,163 @@
+//! The way to Triton, over gRPC: one request a stream, so that its answer comes as it is generated, and so that dropping
+//! the stream cancels the work in the server. Knows nothing of the services.
+
+mod health;
+mod models;
+mod reply;
+mod request;
+
+use std::{sync::Arc, time::Duration};
+
+use async_stream::try_stream;
+use futures_util::{Stream, StreamExt};
+use tonic::transport::{Channel, Endpoint};
+
+pub use health::Health;
+pub use models::ModelFacts;
+pub use reply::Reply;
+pub use request::{Generate, Input};
+
+use crate::error::{ApiError, Result};
+use health::Watched;
+
+/// Messages and client, generated from `proto/inference.proto`.
+mod wire {
+    #![allow(clippy::pedantic, missing_docs)]
+    tonic::include_proto!("inference");
+}
+
+type Client = wire::grpc_inference_service_client::GrpcInferenceServiceClient<Channel>;
+
+/// Largest answer that is taken, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A server and what is known of its models. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Triton {
+    client: Client,
+    watched: Arc<Watched>,
+}
+
+impl Triton {
+    /// The server at `address`, `host:port`, and the models that will be asked for. Nothing is connected yet; the
+    /// connection is made again whenever it breaks.
+    pub fn new(address: &str, models: Vec<String>) -> std::result::Result<Self, String> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            format!("triton: got {address:?}, expected host:port such as 127.0.0.1:8001 ({error})")
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error))?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(3))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(false)
+            .connect_lazy();
+        let client = Client::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { client, watched: Arc::new(Watched::new(models)) })
+    }
+
+    /// What is ready.
+    pub fn health(&self) -> Arc<Health> {
+        self.watched.health()
+    }
+
+    /// What is known of a model; an error when it is not ready.
+    pub fn model(&self, name: &str) -> Result<ModelFacts> {
+        let health = self.watched.health();
+        if !health.triton {
+            return Err(unreachable());
+        }
+        let not_ready = || ApiError::unavailable(format!("the model `{name}` is not ready; try again later"));
+        health
+            .models
+            .get(name)
+            .and_then(Option::as_ref)
+            .cloned()
+            .ok_or_else(not_ready)
+            .map_err(|e| e.retry_after(5))
+    }
+
+    /// Looks after server and models for as long as the gateway runs.
+    pub async fn watch(self) {
+        self.watched.run(self.client.clone()).await;
+    }
+
+    /// Sends a request and gives its replies as they come. Dropping the stream cancels the request, whichever state it
+    /// is in.
+    pub fn generate(&self, request: Generate) -> impl Stream<Item = Result<Reply>> + Send + use<> {
+        let mut client = self.client.clone();
+        let facts = self.model(&request.model);
+        try_stream! {
+            let message = request.message(&facts?);
+            let answer = client.model_stream_infer(tokio_stream::once(message)).await.map_err(status)?;
+            let mut replies = answer.into_inner();
+            let mut ended = false;
+            while let Some(reply) = replies.next().await {
+                let reply = reply.map_err(status)?;
+                if !reply.error_message.is_empty() {
+                    Err(refusal(&reply.error_message))?;
+                }
+                if let Some(response) = reply.infer_response {
+                    ended |= reply::is_final(&response);
+                    yield Reply::of(response)?;
+                }
+            }
+            if !ended {
+                Err(ApiError::unavailable("Triton ended the stream before the answer was whole").retry_after(1))?;
+            }
+        }
+    }
+}
+
+fn unreachable() -> ApiError {
+    ApiError::unavailable("Triton cannot be reached; the service comes back when it does").retry_after(2)
+}
+
+/// What a failed call means for a client.
+fn status(status: tonic::Status) -> ApiError {
+    use tonic::Code;
+    let message = status.message();
+    match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => ApiError::invalid_argument(message),
+        Code::NotFound => ApiError::unavailable(message).retry_after(5),
+        Code::Unimplemented => ApiError::invalid_argument(message),
+        Code::DeadlineExceeded => ApiError::deadline_exceeded(message),
+        // A broken connection comes as one of these, according to where it broke.
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal if is_transport(&status) => {
+            unreachable()
+        }
+        Code::Unavailable | Code::ResourceExhausted => ApiError::unavailable(message).retry_after(1),
+        _ => ApiError::internal(message),
+    }
+}
+
+fn is_transport(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some()
+        || status.code() == tonic::Code::Unavailable && status.message().contains("connect")
+}
+
+/// A stream's errors have no code of their own, so what is not the request's fault is told by the words that Triton and
+/// the backend say it in; tests hold these against the real server's.
+const REFUSALS: [(&str, fn(String) -> ApiError); 9] = [
+    ("the deadline passed", ApiError::deadline_exceeded),
+    ("the queue is full", ApiError::overloaded),
+    ("is being unloaded", ApiError::unavailable),
+    ("unknown model", ApiError::unavailable),
+    ("is not ready", ApiError::unavailable),
+    ("no available versions", ApiError::unavailable),
+    ("an internal error", ApiError::internal),
+    ("panicked", ApiError::internal),
+    ("step: ", ApiError::internal),
+];
+
+fn refusal(message: &str) -> ApiError {
+    // That we put the options there is nothing to a client.
+    let message = message.strip_prefix("sampling_parameters: ").unwrap_or(message);
+    let known = REFUSALS.iter().find(|(words, _)| message.contains(words));
+    let error = known.map_or(ApiError::invalid_argument as fn(String) -> ApiError, |(_, error)| *error);
+    match error(message.to_owned()) {
+        error if error.code.status().is_server_error() => error.retry_after(1),
+        error => error,
+    }
+}
