@@ -436,7 +436,7 @@ export class Augmentation {
   }
 
   get #seconds() {
-    return Math.round((performance.now() - this.#started) / 100) / 10;
+    return Math.max(1, Math.round((performance.now() - this.#started) / 100)) / 10;
   }
 
   /** Rows for a spreadsheet, with titles: one for each variant that there is. */

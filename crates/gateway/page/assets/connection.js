@@ -19,6 +19,8 @@ export class Connection extends EventTarget {
   #closing = "";
   /** `closed`, `connecting`, `open`, or `waiting` for the next try. */
   state = "closed";
+  /** Whether it was open before: only then has anything been lost. */
+  opened = false;
 
   /** Opens it, unless it is; `open` and `close` events tell what became of it. */
   open() {
@@ -43,6 +45,7 @@ export class Connection extends EventTarget {
     this.#become("connecting");
     socket.addEventListener("open", () => {
       this.#tries = 0;
+      this.opened = true;
       this.#become("open");
       this.dispatchEvent(new Event("open"));
     });

@@ -74,14 +74,11 @@ export class LanguagePair {
     return services()?.translate?.pairs ?? null;
   }
 
-  /** What was chosen last time, else something that suits the interface. */
+  /** What was chosen last time, else the first that there is. */
   #first() {
     const kept = local.get(KEY);
     if (kept && this.#offers(kept.source, kept.target)) return kept;
-    if (this.#pairs) {
-      const into = this.#pairs.find(({ tgt }) => tgt === language()) ?? this.#pairs[0];
-      return { source: into?.src ?? "", target: into?.tgt ?? "" };
-    }
+    if (this.#pairs) return { source: this.#pairs[0]?.src ?? "", target: this.#pairs[0]?.tgt ?? "" };
     return { source: "", target: language() };
   }
 

@@ -25,7 +25,7 @@ export class Slider {
     this.#number.setAttribute("aria-describedby", this.#error.id);
     this.#range.addEventListener("input", () => this.set(this.#range.value));
     this.#number.addEventListener("input", () => this.#check());
-    place.append(make("div", { className: "slider" }, label, this.#number, this.#range, this.#error));
+    place.append(make("div", { className: "slider" }, label, this.#range, this.#number, this.#error));
   }
 
   /** The number, or null when what stands there is none or out of range. */

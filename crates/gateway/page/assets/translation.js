@@ -151,7 +151,7 @@ export class Translation {
 
   #done({ finish_reason: reason, usage }) {
     const { text, source, target, started } = this.#job;
-    const seconds = Math.round((performance.now() - started) / 100) / 10;
+    const seconds = Math.max(1, Math.round((performance.now() - started) / 100)) / 10;
     if (reason === "length") this.#end("cut");
     else this.#end("done", { tokens: usage?.output_tokens ?? 0, seconds });
     this.#history.add({ text, output: this.#output.text, source, target });
@@ -219,8 +219,11 @@ export class Translation {
   /** The state of the translation; when none is at work, a connection that is being made matters more. */
   #showState() {
     let [state, parts] = this.#state;
-    if (!this.#job && state === "idle" && this.#connection.state === "connecting") state = "connecting";
-    if (!this.#job && this.#connection.state === "waiting" && state === "idle") state = "reconnecting";
+    if (!this.#job && state === "idle") {
+      const { state: connection, opened } = this.#connection;
+      if (opened && ["waiting", "connecting"].includes(connection)) state = "reconnecting";
+      else if (connection === "connecting") state = "connecting";
+    }
     byId("translate-state").dataset.state = state;
     say(byId("translate-state"), `state_${state}`, parts);
   }

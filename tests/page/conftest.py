@@ -1,0 +1,152 @@
+"""The page in a real browser, against the real gateway and the real Triton. No test may leave an error in the console or
+ask another host, but for the failures that it brings about."""
+
+import base64
+import hashlib
+import hmac
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from harness import places
+from harness.gateway import Gateway
+from harness.repository import Repository
+from harness.server import TritonServer
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+
+DESKTOP = {"viewport": {"width": 1200, "height": 800}}
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+#: What the browser's console says when an answer is no 2xx, or none comes.
+REFUSED = "Failed to load resource"
+BROKEN_SOCKET = "WebSocket connection to"
+
+
+def fill_repository(path: Path) -> Path:
+    """What `make demo` serves."""
+    repository = Repository(path)
+    for name in ("translate-en-pt", "translate-pt-en", "chat"):
+        repository.add_converted(name)
+    repository.add_ensemble()
+    return repository.path
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory):
+    """The shared server."""
+    folder = tmp_path_factory.mktemp("triton")
+    with TritonServer(fill_repository(folder / "repository"), folder / "server.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def gateway(triton, tmp_path_factory):
+    """The shared gateway; a test that disturbs one starts its own."""
+    with Gateway(triton.grpc_port, tmp_path_factory.mktemp("gateway") / "gateway.log") as running:
+        running.until_ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One browser for all tests; each page has a context of its own."""
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} not found: the page is tested in a browser; apt install chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Watched:
+    """What a page's console said, and whom it asked."""
+
+    def __init__(self):
+        self.errors = []
+        self.hosts = set()
+        self.allowed = []
+
+    def watch(self, page):
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(f"thrown: {error}"))
+        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+        page.on("websocket", lambda socket: self.hosts.add(socket.url.split("/")[2]))
+
+    def unexpected(self):
+        return [error for error in self.errors if not any(allowed in error for allowed in self.allowed)]
+
+
+@pytest.fixture
+def open_page(browser, request):
+    """Opens pages: `open_page(gateway, path="/", allow=[…], **context)`. `allow` names errors that the test causes."""
+    opened = []
+
+    def start(gateway, path="/", allow=(), prepare=None, **context):
+        # A gateway that was started for the test ends before this fixture does: its pages are closed with it.
+        context = browser.new_context(**{"locale": "en-US", **DESKTOP, **context})
+        context.set_default_timeout(20_000)
+        page = context.new_page()
+        watched = Watched()
+        watched.allowed = list(allow)
+        watched.watch(page)
+        opened.append((gateway, context, watched))
+        if prepare:
+            prepare(page)
+        page.goto(gateway.url + path)
+        page.wait_for_function("document.querySelector('#augment-count').textContent.includes('/') || document.querySelector('#augment-notice:not([hidden])')")
+        return page
+
+    yield start
+    for gateway, context, watched in opened:
+        context.close()
+        assert watched.unexpected() == []
+        assert watched.hosts <= {f"127.0.0.1:{gateway.port}", ""}, watched.hosts
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def size(request):
+    """Options of a context: what every function has to work on."""
+    return {"desktop": DESKTOP, "phone": PHONE}[request.param]
+
+
+@pytest.fixture
+def page(open_page, gateway, size):
+    """The page in English, on both sizes."""
+    return open_page(gateway, **size)
+
+
+@pytest.fixture
+def desktop(open_page, gateway):
+    """The page in English, where the size does not matter."""
+    return open_page(gateway)
+
+
+@pytest.fixture
+def own_gateway(triton, tmp_path):
+    """Starts gateways of the test's own: `with own_gateway(*arguments) as gateway`."""
+
+    @contextmanager
+    def start(*arguments, **options):
+        with Gateway(options.pop("triton", triton).grpc_port, tmp_path / "gateway.log", *arguments, **options) as running:
+            running.until_ready()
+            yield running
+
+    return start
+
+
+def signed_token(secret: bytes, **claims) -> str:
+    """A JSON Web Token by HS256."""
+
+    def encoded(raw: bytes) -> str:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+    head = encoded(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
+    body = encoded(json.dumps(claims).encode())
+    return f"{head}.{body}.{encoded(hmac.new(secret, f'{head}.{body}'.encode(), hashlib.sha256).digest())}"
