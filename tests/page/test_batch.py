@@ -7,6 +7,8 @@ import pytest
 from conftest import REFUSED
 from playwright.sync_api import expect
 
+from harness.server import eventually
+
 LINES = [f"The cat number {number} sleeps on the sofa." for number in range(200)]
 
 
@@ -76,7 +78,7 @@ def test_two_thousand_lines_stop_and_continue(desktop):
     before = desktop.evaluate("document.querySelector('#progress').value")
     assert before < 2000
     desktop.click("#retry")
-    desktop.wait_for_function(f"document.querySelector('#progress').value > {before}")
+    eventually(lambda: desktop.evaluate(f"document.querySelector('#progress').value > {before}"))
     desktop.click("#augment-stop")
     expect(desktop.locator("#augment-stop")).to_be_hidden()
 
@@ -97,7 +99,7 @@ def test_a_failed_chunk_is_shown_on_its_rows_and_retried(open_page, gateway):
 
     page = open_page(gateway, allow=[REFUSED], prepare=fail_second)
     start(page, LINES[:24])
-    expect(page.locator("#augment-state")).to_contain_text("failed: 8")
+    expect(page.locator("#augment-state")).to_contain_text("Done: 16 of 24, failed: 8. You can continue.")
     expect(page.locator("tbody.failed")).to_have_count(8)
     expect(page.locator("tbody.failed").first).to_contain_text("it broke")
     expect(page.locator("tbody.failed").first).to_contain_text("r-2")
@@ -134,8 +136,8 @@ def test_split_switch(page):
     page.check("#split")
     expect(page.locator("#batch-count")).to_have_text("Texts: 5")
     page.reload()
+    expect(page.locator("#split")).to_be_checked()
     page.check("[value=batch]")
-    assert page.is_checked("#split")
     expect(page.locator("#batch-count")).to_have_text("Texts: 5")
 
 

@@ -140,8 +140,10 @@ def test_attacks_in_answers_and_files_stay_text(open_page, gateway, attack):
     page.fill("#augment-text", "x")
     page.click("#augment-start")
     expect(page.locator(".variant")).to_have_text(attack)
+    quoted = attack.replace('"', '""')
+    table = f'id;"{quoted}"\n1;"{quoted}"\n'
     page.check("[value=batch]")
-    page.set_input_files("#file", {"name": f"{attack}.csv".replace("/", "_"), "mimeType": "text/csv", "buffer": f"id;{attack}\n1;{attack}\n".encode()})
+    page.set_input_files("#file", {"name": f"{attack}.csv".replace("/", "_"), "mimeType": "text/csv", "buffer": table.encode()})
     page.check("#header")
     page.click("#augment-start")
     expect(page.locator("tbody.failed .detail").first).to_have_text(attack)

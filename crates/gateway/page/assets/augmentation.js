@@ -54,6 +54,11 @@ export class Augmentation {
     });
   }
 
+  /** The panel is seen. */
+  opened() {
+    this.#showCounts();
+  }
+
   #listen() {
     const on = (id, event, listener) => byId(id).addEventListener(event, listener);
     on("augment-form", "submit", (event) => {
@@ -164,7 +169,11 @@ export class Augmentation {
     byId("languages-row").hidden = !task.languages;
     // The answer is one of the labels: there is nothing to sample.
     byId("sampling").hidden = task.labels;
-    if (!this.#touched || task.name !== REWRITE.name) this.#setDefaults();
+    // What suits one kind of task does not suit the other; the rest stays as it was set.
+    for (const name of Object.keys(TASK_DEFAULTS)) {
+      this.#put[name] = this.#defaults[name];
+      this.#slider(name).set(this.#put[name]);
+    }
   }
 
   #slider(name) {

@@ -1,10 +1,12 @@
 // The language of the interface. An element that `say` has spoken to speaks the new language after a switch.
 
-import { chinese } from "./chinese.js";
-import { english } from "./english.js";
 import { local } from "./memory.js";
 
-const DICTIONARIES = { zh: chinese, en: english };
+/** Only the language that is spoken is loaded. */
+const DICTIONARIES = {
+  zh: async () => (await import("./chinese.js")).chinese,
+  en: async () => (await import("./english.js")).english,
+};
 const TAGS = { zh: "zh-CN", en: "en" };
 /** Which attribute of an element holds the key of which text. */
 const PLACES = { text: null, label: "aria-label", hint: "placeholder" };
@@ -14,13 +16,14 @@ const values = new WeakMap();
 const listeners = [];
 let current = local.get("language") ?? (navigator.languages?.[0] ?? navigator.language).toLowerCase().slice(0, 2);
 if (!(current in DICTIONARIES)) current = "en";
+let dictionary = await DICTIONARIES[current]();
 
 export const language = () => current;
 export const otherLanguage = () => (current === "zh" ? "en" : "zh");
 
 /** The text of `key`, with `{name}` replaced by `parts.name`. */
 export function words(key, parts = {}) {
-  const text = DICTIONARIES[current][key];
+  const text = dictionary[key];
   if (text === undefined) throw new Error(`no text for ${key}`);
   return text.replace(/\{(\w+)\}/g, (_, name) => {
     const part = parts[name];
@@ -28,7 +31,7 @@ export function words(key, parts = {}) {
   });
 }
 
-export const hasWords = (key) => key in DICTIONARIES[current];
+export const hasWords = (key) => key in dictionary;
 
 /** Makes the text of `key` that of `element`, now and after every switch of the language; no key empties it. */
 export function say(element, key, parts = {}) {
@@ -51,7 +54,8 @@ export function label(element, key, parts = {}) {
   return element;
 }
 
-export function setLanguage(chosen) {
+export async function setLanguage(chosen) {
+  dictionary = await DICTIONARIES[chosen]();
   current = chosen;
   local.set("language", chosen);
   apply();

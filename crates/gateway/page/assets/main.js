@@ -1,12 +1,18 @@
-// Puts the page together.
+// Puts the page together. A panel is loaded when it is first seen, the other one as soon as there is time for it.
 
-import { Augmentation } from "./augmentation.js";
 import { byId } from "./element.js";
 import { apply, onLanguage, otherLanguage, say, setLanguage } from "./language.js";
 import { setUpServices } from "./services.js";
 import { setUpTabs } from "./tabs.js";
 import { setUpToken } from "./token.js";
-import { Translation } from "./translation.js";
+
+const PANELS = {
+  augment: async () => new (await import("./augmentation.js")).Augmentation(),
+  translate: async () => new (await import("./translation.js")).Translation(),
+};
+/** Panel → the promise of it. */
+const panels = {};
+const load = (panel) => (panels[panel] ??= PANELS[panel]());
 
 const NAMES = { zh: ["中文", "zh-CN"], en: ["English", "en"] };
 
@@ -37,8 +43,10 @@ function setUpKeys() {
 setUpLanguage();
 setUpKeys();
 setUpToken();
-new Augmentation();
-const translation = new Translation();
 apply();
-setUpTabs((panel) => panel === "translate" && translation.opened());
+setUpTabs(async (panel) => {
+  (await load(panel)).opened();
+  performance.mark("usable");
+  setTimeout(() => Object.keys(PANELS).forEach(load));
+});
 setUpServices();

@@ -47,6 +47,7 @@ export const session = new Memory(() => sessionStorage);
 /** Keeps what is typed into `field` until the tab is closed, so that a reload loses nothing. */
 export function keepDraft(field) {
   const key = `draft.${field.id}`;
-  field.value = session.get(key, field.value);
+  // Who typed before this was loaded keeps that.
+  field.value ||= session.get(key, "");
   field.addEventListener("input", () => session.set(key, field.value));
 }

@@ -19,8 +19,11 @@ let asking = false;
 /** The last answer to `GET /services`, null before the first. */
 export const services = () => last;
 
-/** Calls `listener(services)` for every answer. */
-export const onServices = (listener) => listeners.push(listener);
+/** Calls `listener(services)` for every answer, and at once for one that is there. */
+export function onServices(listener) {
+  listeners.push(listener);
+  if (last) listener(last);
+}
 
 /** Asks soon: something has failed in a way that a service's state can explain. */
 export function askAgain() {
