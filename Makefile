@@ -125,6 +125,17 @@ $(DEMO)/paraphrase-en/.copied: model_repository/paraphrase-en/config.pbtxt
 	@cp $< $(@D)/
 	@touch $@
 
+# Backend, demo and gateway share what is compiled. IMAGE_ARGS are further options of `docker build`.
+IMAGES := backend demo gateway
+
+.PHONY: images
+images: ## Build the container images textgen-backend, textgen-demo, textgen-gateway (needs Docker)
+	@command -v docker >/dev/null || { echo 'error: docker not found; install Docker 23 or newer' >&2; exit 1; }
+	@docker version >/dev/null 2>&1 || { echo 'error: no container engine answers docker; start one' \
+	  '(systemctl start docker), or say where it is (DOCKER_HOST)' >&2; exit 1; }
+	@for image in $(IMAGES); do \
+	  docker build --file docker/Dockerfile --target $$image --tag textgen-$$image $(IMAGE_ARGS) .; done
+
 ##@ Check
 
 .PHONY: test
