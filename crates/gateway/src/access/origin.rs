@@ -55,8 +55,8 @@ impl Origins {
         }
         let forwarded = headers.get("x-forwarded-host").filter(|_| proxies > 0);
         let host = forwarded.or_else(|| headers.get(header::HOST)).and_then(|host| host.to_str().ok());
-        let own = host.is_some_and(|host| without_port(&origin) == without_default_port(host));
-        if own {
+        let asking = host_of(&origin);
+        if !asking.is_empty() && host.is_some_and(|host| asking == without_default_port(host)) {
             return Ok(());
         }
         Err(ApiError::permission_denied(
@@ -65,8 +65,8 @@ impl Origins {
     }
 }
 
-/// `host:port` of an origin; without the port where it is the scheme's own.
-fn without_port(origin: &str) -> String {
+/// `host:port` of an origin, without the port where it is the scheme's own; empty for an origin that is no host.
+fn host_of(origin: &str) -> String {
     let host = origin.split_once("://").map_or("", |(_, host)| host);
     without_default_port(host)
 }
