@@ -184,6 +184,10 @@ bench-prefill: env backend demo-models ## Measure the gaps of running streams wh
 bench-prefix: env backend demo-models ## Measure what prompts that begin alike save
 	.venv/bin/python benches/prefix.py $(BENCH_ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: env backend gateway demo-models ## Measure what the gateway adds, alone and with 200 streams
+	.venv/bin/python benches/gateway.py $(BENCH_ARGS)
+
 .PHONY: bench-7b
 bench-7b: env backend cli ## Convert and serve a model of HunYuan-7B's shape (25 GB of disk)
 	.venv/bin/python benches/hunyuan_7b.py $(BENCH_ARGS)
