@@ -9,9 +9,7 @@ from typing import Dict
 import pytest
 
 from harness import places
-from image_replay import DOCKER, Replay
-
-TARGET = places.CLI.parents[1]
+from image_replay import DOCKER, TARGET, Replay
 
 
 def distribution(name: str) -> Path:

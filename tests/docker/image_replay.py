@@ -14,6 +14,8 @@ from harness import places
 
 DOCKER = places.ROOT / "docker"
 DOCKERFILE = DOCKER / "Dockerfile"
+#: Where Cargo has built what `make` has asked for.
+TARGET = places.CLI.parents[1]
 #: What a RUN may be: one script of the project's, so that nothing is done that only a container can do.
 STEP = re.compile(r"docker/steps/[a-z-]+\.sh")
 SETTINGS = ("USER", "EXPOSE", "HEALTHCHECK", "CMD", "ENTRYPOINT")

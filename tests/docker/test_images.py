@@ -14,7 +14,6 @@ import urllib3
 
 import compose_files
 import image_replay
-from conftest import TARGET
 from harness import places
 from harness.server import TritonServer, eventually, free_ports
 
@@ -40,10 +39,10 @@ def test_all_that_cargo_reads_is_copied(images):
     """Cargo is run in the project's folder here; in the image it has only what is copied."""
     build = images.root("build") / "textgen"
     for product in ("libtriton_textgen.d", "textgen.d", "textgen-gateway.d"):
-        text = (TARGET / "release" / product).read_text(encoding="utf-8").replace("\\ ", "\0")
+        text = (image_replay.TARGET / "release" / product).read_text(encoding="utf-8").replace("\\ ", "\0")
         read = [Path(word.replace("\0", " ")) for word in text.split(": ", 1)[1].split()]
         ours = [file.relative_to(places.ROOT) for file in read if file.is_relative_to(places.ROOT)]
-        ours = [file for file in ours if not (places.ROOT / file).is_relative_to(TARGET)]
+        ours = [file for file in ours if not (places.ROOT / file).is_relative_to(image_replay.TARGET)]
         assert ours, f"{product} names no file of the project"
         missing = [str(file) for file in ours if (places.ROOT / file).is_file() and not (build / file).is_file()]
         assert not missing, f"{product} is made from files that are not copied: {missing}"
