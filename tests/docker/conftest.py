@@ -14,7 +14,8 @@ from image_replay import DOCKER, TARGET, Replay
 
 def distribution(name: str) -> Path:
     """The `.dist-info` of a package that `make env` has installed."""
-    found = [*places.NATIVE.glob(f"{name}-*.dist-info"), *places.ROOT.glob(f".venv/lib/*/site-packages/{name}-*.dist-info")]
+    folders = [places.NATIVE, *places.ROOT.glob(".venv/lib/*/site-packages")]
+    found = [info for folder in folders for info in folder.glob(f"{name}-*.dist-info")]
     assert len(found) == 1, found
     return found[0]
 

@@ -51,7 +51,8 @@ def test_ports_follow_the_variables():
     services = compose_files.load("compose.yaml", **chosen)["services"]
     published = [port for service in services.values() for port in service["ports"]]
     assert published == ["127.0.0.1:1:8000", "127.0.0.1:2:8001", "127.0.0.1:3:8002", "4:7860"]
-    defaults = [port for service in compose_files.load("compose.yaml")["services"].values() for port in service["ports"]]
+    services = compose_files.load("compose.yaml")["services"]
+    defaults = [port for service in services.values() for port in service["ports"]]
     assert [port.rsplit(":", 2)[-2] for port in defaults] == ["8000", "8001", "8002", "7860"]
 
 

@@ -31,7 +31,8 @@ def test_every_source_of_a_copy_is_in_the_context():
 
 def test_the_context_is_small():
     """What is built, converted or downloaded stays outside."""
-    for path in ("target/release/textgen", ".venv/pyvenv.cfg", ".git/HEAD", "model_repository/hunyuan-mt/1/weights.bin"):
+    model = "model_repository/hunyuan-mt/1/weights.bin"
+    for path in ("target/release/textgen", ".venv/pyvenv.cfg", ".git/HEAD", model):
         assert image_replay.ignored(path)
 
 
@@ -104,8 +105,9 @@ def health(images, service: Dict, target: str, ports: Dict[str, str], variables:
 def gateway(images, service: Dict, triton_port: int, log: Path, **more: str) -> Iterator[Dict[str, str]]:
     """The gateway out of its image, with the service's environment; yields what it was started with."""
     root = images.root(service["build"]["target"])
-    given = {name: str(value).replace("backend:8001", f"127.0.0.1:{triton_port}") for name, value in service["environment"].items()}
-    variables = dict(zip(given, moved(list(given.values()), root)))
+    names, values = zip(*service["environment"].items())
+    values = [value.replace("backend:8001", f"127.0.0.1:{triton_port}") for value in values]
+    variables = dict(zip(names, moved(values, root)))
     variables.update(images.variables["gateway"], WEB_PORT=str(free_ports(1)[0]), **more)
     path = f"{root}/usr/local/bin:/usr/bin:/bin"
     command = images.command("gateway", "ENTRYPOINT") + service.get("command", [])
@@ -158,7 +160,6 @@ def test_health_is_what_the_service_says(images, tmp_path):
     [volume] = [each for each in door["volumes"] if isinstance(each, dict)]
     config = (image_replay.DOCKER / volume["source"]).resolve()
     assert config.is_file() and door["environment"]["TEXTGEN_CONFIG"] == volume["target"]
-    door["environment"]["TEXTGEN_LOG_DIR"] = ""
     port_of_nobody = free_ports(1)[0]
     given = {"TEXTGEN_LOG_DIR": str(tmp_path / "logs"), "TEXTGEN_CONFIG": str(config)}
     (tmp_path / "logs").mkdir()
