@@ -125,6 +125,17 @@ $(DEMO)/paraphrase-en/.copied: model_repository/paraphrase-en/config.pbtxt
 	@cp $< $(@D)/
 	@touch $@
 
+# Backend, demo and gateway share what is compiled. IMAGE_ARGS are further options of `docker build`.
+IMAGES := backend demo gateway
+
+.PHONY: images
+images: ## Build the container images textgen-backend, textgen-demo, textgen-gateway (needs Docker)
+	@command -v docker >/dev/null || { echo 'error: docker not found; install Docker 23 or newer' >&2; exit 1; }
+	@docker version >/dev/null 2>&1 || { echo 'error: no container engine answers docker; start one' \
+	  '(systemctl start docker), or say where it is (DOCKER_HOST)' >&2; exit 1; }
+	@for image in $(IMAGES); do \
+	  docker build --file docker/Dockerfile --target $$image --tag textgen-$$image $(IMAGE_ARGS) .; done
+
 ##@ Check
 
 .PHONY: test
@@ -172,6 +183,10 @@ bench-prefill: env backend demo-models ## Measure the gaps of running streams wh
 .PHONY: bench-prefix
 bench-prefix: env backend demo-models ## Measure what prompts that begin alike save
 	.venv/bin/python benches/prefix.py $(BENCH_ARGS)
+
+.PHONY: bench-gateway
+bench-gateway: env backend gateway demo-models ## Measure what the gateway adds, alone and with 200 streams
+	.venv/bin/python benches/gateway.py $(BENCH_ARGS)
 
 .PHONY: bench-7b
 bench-7b: env backend cli ## Convert and serve a model of HunYuan-7B's shape (25 GB of disk)

@@ -26,8 +26,8 @@ PHONE = {
 }
 REPORT = "The train was late because of the snow, and we had to wait an hour at the station."
 LETTER = (
-    "Dear friends,\n\nThank you for your letter. We arrived home last night, tired but happy. The children talk about the"
-    " sea every day, and they want to come back next summer.\n\nThe garden is full of tomatoes. Come and visit us soon!"
+    "Dear friends,\n\nThank you for your letter. We arrived home last night, tired but happy. The children talk about"
+    " the sea every day, and they want to come back next summer.\n\nThe garden is full of tomatoes. Come and visit us soon!"
 )
 
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use serde_json::{Value, json};
+use textgen_languages::Languages;
 
 use super::*;
 use crate::error::{Error, ErrorKind};

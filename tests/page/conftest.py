@@ -1,10 +1,12 @@
-"""The page in a real browser, against the real gateway and the real Triton. No test may leave an error in the console or
-ask another host, but for the failures that it brings about."""
+"""The page in a real browser, against the real gateway and the real Triton.
+
+No test may leave an error in the console or ask another host, but for the failures that it brings about."""
 
 import base64
 import hashlib
 import hmac
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from harness.gateway import Gateway
 from harness.repository import Repository
 from harness.server import TritonServer, eventually
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path(os.environ.get("BROWSER", "/usr/bin/chromium"))
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync"
@@ -97,7 +99,7 @@ class Watched:
 
 @pytest.fixture
 def open_page(browser, request):
-    """Opens pages: `open_page(gateway, path="/", allow=[…], **context)`. `allow` names errors that the test causes."""
+    """Opens pages: `open_page(gateway, path="/", allow=[…], **context)`; `allow` names errors that the test causes."""
     opened = []
 
     def start(gateway, path="/", allow=(), prepare=None, **context):
@@ -146,7 +148,9 @@ def own_gateway(triton, tmp_path):
 
     @contextmanager
     def start(*arguments, **options):
-        with Gateway(options.pop("triton", triton).grpc_port, tmp_path / "gateway.log", *NO_CACHE, *arguments, **options) as running:
+        with Gateway(
+            options.pop("triton", triton).grpc_port, tmp_path / "gateway.log", *NO_CACHE, *arguments, **options
+        ) as running:
             running.until_ready()
             yield running
 

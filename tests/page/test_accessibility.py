@@ -4,7 +4,23 @@ import pytest
 from conftest import DESKTOP, PHONE, REFUSED
 from playwright.sync_api import expect
 
-ROLES = {"button", "checkbox", "switch", "combobox", "listbox", "link", "radio", "slider", "spinbutton", "tab", "textbox", "tabpanel", "progressbar", "table", "region"}
+ROLES = {
+    "button",
+    "checkbox",
+    "switch",
+    "combobox",
+    "listbox",
+    "link",
+    "radio",
+    "slider",
+    "spinbutton",
+    "tab",
+    "textbox",
+    "tabpanel",
+    "progressbar",
+    "table",
+    "region",
+}
 
 CONTRASTS = """() => {
     const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -20,14 +36,12 @@ CONTRASTS = """() => {
     const found = [];
     for (const element of document.querySelectorAll("body *")) {
         const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-        if (!(own || element.value || element.placeholder) || !element.checkVisibility() || element.matches(":disabled, option, .unseen")) continue;
-        if (element.closest(".unseen, noscript")) continue;
-        const colours = own || element.value ? [getComputedStyle(element).color] : [getComputedStyle(element, "::placeholder").color];
-        for (const colour of colours) {
-            const [one, other] = [luminance(rgb(colour)), luminance(ground(element))].sort((a, b) => b - a);
-            const ratio = (one + 0.05) / (other + 0.05);
-            found.push([ratio, `${element.tagName}#${element.id}.${element.className} ${element.textContent.slice(0, 30)}`]);
-        }
+        if (!(own || element.value || element.placeholder) || !element.checkVisibility()) continue;
+        if (element.matches(":disabled, option") || element.closest(".unseen, noscript")) continue;
+        const colour = getComputedStyle(element, own || element.value ? null : "::placeholder").color;
+        const [one, other] = [luminance(rgb(colour)), luminance(ground(element))].sort((a, b) => b - a);
+        const name = `${element.tagName}#${element.id}.${element.className} ${element.textContent.slice(0, 30)}`;
+        found.push([(one + 0.05) / (other + 0.05), name]);
     }
     return found;
 }"""
@@ -52,7 +66,9 @@ def show_everything(page, tab):
         expect(page.locator("#history-list li")).to_have_count(1)
         page.fill("#source", "x" * 20_001)
         expect(page.locator("#source-error")).to_be_visible()
-    page.evaluate("for (const place of document.querySelectorAll('.notice')) { place.hidden = false; place.textContent ||= 'notice'; }")
+    page.evaluate(
+        "document.querySelectorAll('.notice').forEach((at) => { at.hidden = false; at.textContent ||= 'notice'; })"
+    )
     page.evaluate("document.querySelector('#token').hidden = false")
 
 
@@ -88,7 +104,8 @@ def test_tab_reaches_every_control(open_page, gateway, tab, size):
     show_everything(page, tab)
     marked = page.evaluate(
         """() => {
-            const controls = [...document.querySelectorAll("button, input, select, textarea, summary, [tabindex='0']")].filter(
+            const all = document.querySelectorAll("button, input, select, textarea, summary, [tabindex='0']");
+            const controls = [...all].filter(
                 (element) => element.checkVisibility() && !element.disabled && element.tabIndex >= 0
                     && !(element.type === "radio" && !element.checked));
             controls.forEach((element, place) => (element.dataset.place = place));
@@ -103,8 +120,8 @@ def test_tab_reaches_every_control(open_page, gateway, tab, size):
         place, ring = page.evaluate(
             """() => {
                 const at = document.activeElement;
-                const rings = [at, at.nextElementSibling].filter(Boolean).map((one) => getComputedStyle(one).outlineStyle);
-                return [at.dataset.place ?? null, rings.some((style) => style !== "none")];
+                const rings = [at, at.nextElementSibling].filter((one) => one && getComputedStyle(one).outlineStyle !== "none");
+                return [at.dataset.place ?? null, rings.length > 0];
             }"""
         )
         if place is not None:
@@ -117,7 +134,14 @@ def test_tab_reaches_every_control(open_page, gateway, tab, size):
 
 def test_states_are_announced(open_page, gateway):
     page = open_page(gateway, allow=[REFUSED])
-    for place in ("#augment-state", "#translate-state", "#augment-notice", "#translate-notice", "#offline", "#announcement"):
+    for place in (
+        "#augment-state",
+        "#translate-state",
+        "#augment-notice",
+        "#translate-notice",
+        "#offline",
+        "#announcement",
+    ):
         assert page.get_attribute(place, "role") == "status"
     for place in ("#augment-error", "#augment-failure", "#source-error", "#translate-failure"):
         assert page.get_attribute(place, "role") == "alert"

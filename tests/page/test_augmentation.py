@@ -28,7 +28,13 @@ def test_sliders_and_numbers_move_together_and_are_sent(page):
     with page.expect_request("**/augment") as sent:
         page.click("#augment-start")
     assert sent.value.post_data_json == {
-        "text": TEXT, "num_return_sequences": 5, "temperature": 1.5, "max_length": 40, "top_p": 0.5, "top_k": 7, "seed": 12345,
+        "text": TEXT,
+        "num_return_sequences": 5,
+        "temperature": 1.5,
+        "max_length": 40,
+        "top_p": 0.5,
+        "top_k": 7,
+        "seed": 12345,
     }
     expect(page.locator("#variants li")).to_have_count(5)
     page.click("#defaults")
@@ -41,7 +47,16 @@ def test_ctrl_enter_sends(desktop):
     expect(desktop.locator("#variants li")).to_have_count(3)
 
 
-@pytest.mark.parametrize("field, value, why", [("num_return_sequences", "21", "1 to 20"), ("temperature", "2.5", "0 to 2"), ("top_p", "0", "0.01 to 1"), ("top_k", "1.5", "whole"), ("max_length", "", "1 to 1,024")])
+@pytest.mark.parametrize(
+    "field, value, why",
+    [
+        ("num_return_sequences", "21", "1 to 20"),
+        ("temperature", "2.5", "0 to 2"),
+        ("top_p", "0", "0.01 to 1"),
+        ("top_k", "1.5", "whole"),
+        ("max_length", "", "1 to 1,024"),
+    ],
+)
 def test_a_number_out_of_range_is_refused_in_place(desktop, field, value, why):
     desktop.click("summary")
     desktop.fill("#augment-text", TEXT)
@@ -88,7 +103,9 @@ def test_labels_are_chosen_with_probabilities(page):
     shares = [float(text.rstrip("%")) for text in page.locator(".bar-share").all_inner_texts()]
     assert sum(shares) == pytest.approx(100, abs=0.3)
     assert page.locator(".variant").inner_text() in ("sport", "politics", "weather")
-    widths = page.evaluate("[...document.querySelectorAll('.bar-fill')].map((bar) => bar.clientWidth / bar.parentElement.clientWidth * 100)")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.bar-fill')].map((at) => at.clientWidth / at.parentElement.clientWidth * 100)"
+    )
     assert widths == pytest.approx(shares, abs=2)
 
 

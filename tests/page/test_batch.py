@@ -47,7 +47,7 @@ def test_two_hundred_lines_progress_and_download(page):
         """() => {
             window.seen = new Set();
             new MutationObserver(() => seen.add(document.querySelector("#progress").value))
-                .observe(document.querySelector("#augment-state"), {childList: true, characterData: true, subtree: true});
+                .observe(document.querySelector("#augment-state"), {childList: true, subtree: true});
         }"""
     )
     start(page, LINES, variants=2)
@@ -90,7 +90,13 @@ def test_a_failed_chunk_is_shown_on_its_rows_and_retried(open_page, gateway):
         def answer(route):
             asked.append(route)
             if len(asked) == 2:
-                error = {"code": "internal", "message": "it broke", "type": "server_error", "param": None, "request_id": "r-2"}
+                error = {
+                    "code": "internal",
+                    "message": "it broke",
+                    "type": "server_error",
+                    "param": None,
+                    "request_id": "r-2",
+                }
                 route.fulfill(status=500, json={"error": error})
             else:
                 route.continue_()
@@ -117,7 +123,9 @@ def test_a_busy_gateway_is_waited_for(open_page, gateway):
         def answer(route):
             asked.append(route)
             if len(asked) == 1:
-                route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": {"code": "rate_limited", "message": ""}})
+                route.fulfill(
+                    status=429, headers={"Retry-After": "1"}, json={"error": {"code": "rate_limited", "message": ""}}
+                )
             else:
                 route.continue_()
 
@@ -141,7 +149,9 @@ def test_split_switch(page):
     expect(page.locator("#batch-count")).to_have_text("Texts: 5")
 
 
-@pytest.mark.parametrize("encoding, shown", [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("utf-16", "UTF-16LE"), ("gb18030", "GB18030")])
+@pytest.mark.parametrize(
+    "encoding, shown", [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("utf-16", "UTF-16LE"), ("gb18030", "GB18030")]
+)
 def test_a_dropped_file_in_any_encoding(page, encoding, shown):
     drop(page, "texts.txt", "今天天气很好。\r\n我们去公园散步。\r\n".encode(encoding))
     expect(page.locator("#file-name")).to_have_text("texts.txt")

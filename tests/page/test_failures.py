@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from harness.server import TritonServer
 
-ATTACKS = ["<img src=x onerror=\"window.hit=1\">", "\"><script>window.hit=1</script>", "<svg/onload=window.hit=1>"]
+ATTACKS = ['<img src=x onerror="window.hit=1">', '"><script>window.hit=1</script>', "<svg/onload=window.hit=1>"]
 
 
 def test_triton_is_gone_and_comes_back(open_page, own_gateway, tmp_path):
@@ -61,7 +61,9 @@ def test_the_gateway_is_gone(open_page, own_gateway):
 
 
 def test_a_batch_halts_when_every_chunk_would_fail(open_page, gateway):
-    page = open_page(gateway, allow=[REFUSED], prepare=lambda page: page.route("**/augment_batch", lambda route: route.abort()))
+    page = open_page(
+        gateway, allow=[REFUSED], prepare=lambda page: page.route("**/augment_batch", lambda route: route.abort())
+    )
     page.check("[value=batch]")
     page.fill("#batch-text", "\n".join(f"Line {number}." for number in range(80)))
     page.click("#augment-start")
@@ -143,7 +145,9 @@ def test_attacks_in_answers_and_files_stay_text(open_page, gateway, attack):
     quoted = attack.replace('"', '""')
     table = f'id;"{quoted}"\n1;"{quoted}"\n'
     page.check("[value=batch]")
-    page.set_input_files("#file", {"name": f"{attack}.csv".replace("/", "_"), "mimeType": "text/csv", "buffer": table.encode()})
+    page.set_input_files(
+        "#file", {"name": f"{attack}.csv".replace("/", "_"), "mimeType": "text/csv", "buffer": table.encode()}
+    )
     page.check("#header")
     page.click("#augment-start")
     expect(page.locator("tbody.failed .detail").first).to_have_text(attack)

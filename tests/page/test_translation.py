@@ -15,8 +15,10 @@ MODEL = "translate-en-pt"
 
 def block_socket(page):
     """Closes every WebSocket before it is open, as a proxy that knows none does."""
-    page.add_init_script("window.WebSocket = class extends EventTarget { constructor() { super(); "
-                         "setTimeout(() => this.dispatchEvent(new CloseEvent('close', {code: 1006}))); } close() {} send() {} };")
+    page.add_init_script(
+        "window.WebSocket = class extends EventTarget { constructor() { super(); "
+        "setTimeout(() => this.dispatchEvent(new CloseEvent('close', {code: 1006}))); } close() {} send() {} };"
+    )
 
 
 def watch_lengths(page):
@@ -69,7 +71,9 @@ def test_text_is_seen_to_grow(translation, gateway, way):
     assert translation.evaluate("lengths.size") > 5
     expect(translation.locator("#way")).to_have_attribute("data-way", way)
     whole = gateway.post("/translate", {"text": LONG, "src_lang": "en", "tgt_lang": "pt"})[1]["translated_text"]
-    shown = translation.evaluate("[...document.querySelectorAll('#output p')].map((line) => line.textContent).join('\\n')")
+    shown = translation.evaluate(
+        "[...document.querySelectorAll('#output p')].map((line) => line.textContent).join('\\n')"
+    )
     assert shown == whole
 
 

@@ -142,8 +142,9 @@ export class Augmentation {
     if (!offered) return;
     this.#slider("num_return_sequences").setMaximum(offered.limits.max_variants);
     if (!this.#touched) this.#setDefaults();
+    const languages = services().translate?.languages ?? [];
     byId("language-names").replaceChildren(
-      ...(services().translate?.languages ?? []).map(({ code, native }) => make("option", { value: code, label: native })),
+      ...languages.map(({ code, native }) => make("option", { value: code, label: native })),
     );
     this.#showTasks();
     this.#showCounts();
@@ -271,8 +272,9 @@ export class Augmentation {
     say(byId("file-encoding"), "encoding", { encoding: file.encoding });
     byId("columns").hidden = !file.table;
     byId("header").checked = file.titled;
+    const nameOf = (title, column) => title || words("columnName", { number: column + 1 });
     byId("column").replaceChildren(
-      ...file.titles.map((title, value) => make("option", { value }, title || words("columnName", { number: value + 1 }))),
+      ...file.titles.map((title, value) => make("option", { value }, nameOf(title, value))),
     );
     byId("column").value = file.column;
     const texts = this.#texts().slice(0, PREVIEW_TEXTS);

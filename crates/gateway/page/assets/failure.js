@@ -37,7 +37,8 @@ export function tell(failure) {
   const key = `error_${failure.code}`;
   const parts = [say(make("strong"), hasWords(key) ? key : "error_unknown")];
   if (failure.message) parts.push(make("span", { className: "detail", dir: "auto" }, failure.message));
-  if (failure.requestId) parts.push(say(make("span", { className: "request-id" }), "requestId", { id: failure.requestId }));
+  const { requestId: id } = failure;
+  if (id) parts.push(say(make("span", { className: "request-id" }), "requestId", { id }));
   return parts;
 }
 

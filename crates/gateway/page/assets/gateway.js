@@ -61,6 +61,15 @@ async function decoded(answer) {
   }
 }
 
+/** What a status means that comes without the gateway's error object. */
+const CODES = {
+  401: "unauthenticated",
+  413: "too_large",
+  429: "rate_limited",
+  503: "unavailable",
+  504: "deadline_exceeded",
+};
+
 /** An answer that says no, be it the gateway's or, without its error object, that of a proxy before it. */
 async function refusal(answer) {
   const seconds = Number(answer.headers.get("Retry-After"));
@@ -72,7 +81,6 @@ async function refusal(answer) {
     // No JSON: the status has to do.
   }
   if (body?.error?.code) return Failure.of(body.error, more);
-  const codes = { 401: "unauthenticated", 413: "too_large", 429: "rate_limited", 503: "unavailable", 504: "deadline_exceeded" };
   more.requestId = answer.headers.get("X-Request-Id");
-  return new Failure(codes[answer.status] ?? "unknown", `HTTP ${answer.status} ${answer.statusText}`.trim(), more);
+  return new Failure(CODES[answer.status] ?? "unknown", `HTTP ${answer.status} ${answer.statusText}`.trim(), more);
 }

@@ -111,6 +111,7 @@ export function bars(probabilities) {
     track.setAttribute("aria-label", words("probability", { label: name, percent: percent(probability) }));
     const share = make("span", { className: "bar-share" }, percent(probability));
     share.setAttribute("aria-hidden", "true");
-    return make("div", { className: "bar-row" }, make("span", { className: "bar-name", dir: "auto" }, name), track, share);
+    const title = make("span", { className: "bar-name", dir: "auto" }, name);
+    return make("div", { className: "bar-row" }, title, track, share);
   });
 }

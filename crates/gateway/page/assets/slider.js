@@ -15,8 +15,8 @@ export class Slider {
     this.name = name;
     this.#whole = step === 1;
     const scale = { min: minimum, max: maximum, step };
-    this.#number = make("input", { type: "number", id: name, inputMode: this.#whole ? "numeric" : "decimal", ...scale });
-    this.#number.autocomplete = "off";
+    const inputMode = this.#whole ? "numeric" : "decimal";
+    this.#number = make("input", { type: "number", id: name, inputMode, autocomplete: "off", ...scale });
     this.#range = make("input", { type: "range", ...scale });
     const label = say(make("label", { htmlFor: name, id: `${name}-label` }), name);
     this.#range.setAttribute("aria-labelledby", label.id);

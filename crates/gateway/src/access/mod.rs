@@ -65,7 +65,7 @@ impl Access {
     }
 
     fn admit(&self, request: &Request) -> Result<Client> {
-        self.origins.check(request.headers(), self.trusted_proxies)?;
+        self.origins.check(request.uri(), request.headers(), self.trusted_proxies)?;
         let address = address(request, self.trusted_proxies);
         self.rates.request(address)?;
         let subject = self.tokens.as_ref().map(|tokens| tokens.subject(request.headers())).transpose()?;

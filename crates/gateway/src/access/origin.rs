@@ -1,7 +1,7 @@
 //! Pages of other origins: refused unless they are allowed. A browser sends `Origin` with every request that could do
 //! harm, so that no page elsewhere makes work here by its visitors' hands.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
@@ -47,7 +47,8 @@ impl Origins {
         )
     }
 
-    pub fn check(&self, headers: &HeaderMap, proxies: u8) -> Result<()> {
+    /// Refuses the page of another origin than `uri`'s, the authority of which HTTP/2 sends in place of `Host`.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap, proxies: u8) -> Result<()> {
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         if self.any || self.allowed.contains(&origin) {
@@ -55,8 +56,9 @@ impl Origins {
         }
         let forwarded = headers.get("x-forwarded-host").filter(|_| proxies > 0);
         let host = forwarded.or_else(|| headers.get(header::HOST)).and_then(|host| host.to_str().ok());
-        let own = host.is_some_and(|host| without_port(&origin) == without_default_port(host));
-        if own {
+        let host = host.or_else(|| uri.authority().map(Authority::as_str));
+        let asking = host_of(&origin);
+        if !asking.is_empty() && host.is_some_and(|host| asking == without_default_port(host)) {
             return Ok(());
         }
         Err(ApiError::permission_denied(
@@ -65,8 +67,8 @@ impl Origins {
     }
 }
 
-/// `host:port` of an origin; without the port where it is the scheme's own.
-fn without_port(origin: &str) -> String {
+/// `host:port` of an origin, without the port where it is the scheme's own; empty for an origin that is no host.
+fn host_of(origin: &str) -> String {
     let host = origin.split_once("://").map_or("", |(_, host)| host);
     without_default_port(host)
 }
@@ -87,7 +89,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::ORIGIN, origin.parse().unwrap());
             headers.insert(header::HOST, host.parse().unwrap());
-            Origins::new(&allowed).check(&headers, 0).is_ok()
+            Origins::new(&allowed).check(&Uri::from_static("/"), &headers, 0).is_ok()
         };
         assert!(check(&[], "http://here:7860", "here:7860"));
         assert!(check(&[], "https://Here", "here"));

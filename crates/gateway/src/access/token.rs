@@ -149,11 +149,11 @@ fn keys_of(
     let set: JwkSet = serde_json::from_slice(&read("jwt_jwks_file", path)?).map_err(|error| wrong(&error))?;
     let mut keys = HashMap::new();
     for (index, key) in set.keys.iter().enumerate() {
-        let fits = match (&key.algorithm, algorithm) {
-            (AlgorithmParameters::RSA(_), JwtAlgorithm::Rs256) => true,
-            (AlgorithmParameters::OctetKey(_), JwtAlgorithm::Hs256) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (&key.algorithm, algorithm),
+            (AlgorithmParameters::RSA(_), JwtAlgorithm::Rs256)
+                | (AlgorithmParameters::OctetKey(_), JwtAlgorithm::Hs256)
+        );
         if fits {
             let id = key.common.key_id.clone().unwrap_or_else(|| format!("#{index}"));
             keys.insert(id, DecodingKey::from_jwk(key).map_err(|error| wrong(&error))?);

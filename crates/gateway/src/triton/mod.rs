@@ -22,7 +22,7 @@ use health::Watched;
 
 /// Messages and client, generated from `proto/inference.proto`.
 mod wire {
-    #![allow(clippy::pedantic, missing_docs)]
+    #![allow(clippy::all, missing_docs, reason = "the names are the protocol's")]
     tonic::include_proto!("inference");
 }
 
@@ -139,7 +139,7 @@ fn is_transport(status: &tonic::Status) -> bool {
 
 /// A stream's errors have no code of their own, so what is not the request's fault is told by the words that Triton and
 /// the backend say it in; tests hold these against the real server's.
-const REFUSALS: [(&str, fn(String) -> ApiError); 9] = [
+const REFUSALS: [(&str, Refusal); 9] = [
     ("the deadline passed", ApiError::deadline_exceeded),
     ("the queue is full", ApiError::overloaded),
     ("is being unloaded", ApiError::unavailable),
@@ -151,11 +151,13 @@ const REFUSALS: [(&str, fn(String) -> ApiError); 9] = [
     ("step: ", ApiError::internal),
 ];
 
+type Refusal = fn(String) -> ApiError;
+
 fn refusal(message: &str) -> ApiError {
     // That we put the options there is nothing to a client.
     let message = message.strip_prefix("sampling_parameters: ").unwrap_or(message);
     let known = REFUSALS.iter().find(|(words, _)| message.contains(words));
-    let error = known.map_or(ApiError::invalid_argument as fn(String) -> ApiError, |(_, error)| *error);
+    let error = known.map_or(ApiError::invalid_argument as Refusal, |(_, error)| *error);
     match error(message.to_owned()) {
         error if error.code.status().is_server_error() => error.retry_after(1),
         error => error,
