@@ -37,7 +37,7 @@ class Gateway:
         self.port = port or free_ports(1)[0]
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.process: Optional[subprocess.Popen] = None
-        self.http = urllib3.PoolManager(retries=False, timeout=30, cert_reqs="CERT_NONE", assert_hostname=False)
+        self.http = urllib3.PoolManager(retries=False, timeout=30, cert_reqs="CERT_NONE")
 
     def __enter__(self) -> "Gateway":
         self.start()
