@@ -23,7 +23,7 @@ use std::{
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::interval,
+    time::{interval, timeout},
 };
 
 use crate::{
@@ -31,6 +31,11 @@ use crate::{
     observe::Metrics,
     settings::{Operation, Settings},
 };
+
+/// Time for an answer that is complete to leave.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+/// Time for the head of a request to arrive.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     match run() {
@@ -69,9 +74,15 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("cannot serve on {address}: {error}");
     let served = match tls {
         Some(tls) => {
-            axum_server::from_tcp_rustls(listener, tls).map_err(wrong)?.handle(handle).serve(service).await
+            let mut server = axum_server::from_tcp_rustls(listener, tls).map_err(wrong)?.handle(handle);
+            server.http_builder().http1().header_read_timeout(HEAD_PATIENCE);
+            server.serve(service).await
         }
-        None => axum_server::from_tcp(listener).map_err(wrong)?.handle(handle).serve(service).await,
+        None => {
+            let mut server = axum_server::from_tcp(listener).map_err(wrong)?.handle(handle);
+            server.http_builder().http1().header_read_timeout(HEAD_PATIENCE);
+            server.serve(service).await
+        }
     };
     served.map_err(wrong)?;
     tracing::info!("stopped");
@@ -118,6 +129,8 @@ fn stop(
         }
         tracing::info!(drain_s = drain.as_secs(), "shutting down");
         gateway.drain();
-        handle.graceful_shutdown(Some(drain));
+        // Meanwhile connections are taken: who asks is told so, and a balancer sees that it is not ready.
+        let _ = timeout(drain, gateway.idle()).await;
+        handle.graceful_shutdown(Some(LAST_BYTES));
     })
 }

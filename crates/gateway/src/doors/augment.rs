@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Gateway, body::Body};
 use crate::{
     error::{ApiError, Result},
-    observe::RequestId,
+    observe::{RequestId, Work},
     services::{Augmentation, Augmented},
 };
 
@@ -22,7 +22,7 @@ pub async fn one(
     }
     let text = asked.text.clone().ok_or_else(|| ApiError::invalid_argument("is missing").at("text"))?;
     let mut answer = augment(&gateway, &[text], &asked, &id).await?;
-    let Augmented { variants, probabilities } = answer.pop().unwrap_or_default();
+    let Augmented { variants, probabilities, .. } = answer.pop().unwrap_or_default();
     let mut body = json!({"augmented_texts": variants, "request_id": id});
     if let Some(probabilities) = probabilities {
         body["probabilities"] = json!(probabilities);
@@ -60,10 +60,15 @@ async fn augment(
     id: &RequestId,
 ) -> Result<Vec<Augmented>> {
     let augmenter = gateway.augmenter()?;
-    gateway
-        .in_time(async {
-            let _pass = gateway.gate().enter().await?;
-            augmenter.augment(texts, asked, id.as_str()).await
-        })
-        .await
+    let plan = augmenter.plan(texts, asked, id.as_str())?;
+    let mut work = Work::begin("augment", plan.model(), id);
+    let answers = gateway.in_time(async {
+        let _pass = gateway.gate().enter().await?;
+        augmenter.augment(&plan).await
+    });
+    let answers = answers.await.map_err(|error| work.fail(error))?;
+    let output_tokens = answers.iter().map(|answer| answer.output_tokens).sum();
+    work.piece(output_tokens);
+    work.done(output_tokens);
+    Ok(answers)
 }

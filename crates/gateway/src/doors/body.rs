@@ -7,26 +7,32 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
+use super::{Gateway, work};
 use crate::error::{ApiError, Result};
 
-/// A body in JSON, whatever its content type says: tools that send `text/plain` mean no harm.
+/// A body in JSON, whatever its content type says: tools that send `text/plain` mean no harm. It has the time for a
+/// request to arrive.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Gateway> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| refused(&rejection))?;
-        parse(&bytes).map(Body)
+    async fn from_request(request: Request, gateway: &Gateway) -> Result<Self> {
+        let limit = gateway.request_timeout();
+        let bytes = timeout(limit, Bytes::from_request(request, gateway)).await;
+        let bytes = bytes.map_err(|_| work::late(limit, "before the body was there"))?;
+        let max_bytes = gateway.0.operation.max_body_bytes;
+        parse(&bytes.map_err(|rejection| refused(&rejection, max_bytes))?).map(Body)
     }
 }
 
-fn refused(rejection: &BytesRejection) -> ApiError {
+fn refused(rejection: &BytesRejection, max_bytes: usize) -> ApiError {
     match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::too_large("the body is longer than is taken (`max_body_bytes`)")
+            ApiError::too_large(format!("the body is longer than {max_bytes} bytes (`max_body_bytes`)"))
         }
         _ => ApiError::invalid_argument(format!("the body broke off: {}", rejection.body_text())),
     }
@@ -48,8 +54,19 @@ pub fn of_value<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| wrong(&error))
 }
 
+/// A key that is not among those of its object.
+pub fn unknown(key: &str) -> ApiError {
+    let key: String = key.chars().take(64).collect();
+    ApiError::invalid_argument("is unknown; leave it out").at(&key)
+}
+
 fn wrong(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let path = error.path().to_string();
+    let missing = error.inner().to_string();
+    if let Some((key, _)) = missing.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
+        let key = if path == "." { key.to_owned() } else { format!("{path}.{key}") };
+        return ApiError::invalid_argument("is missing").at(&key);
+    }
     // What serde quotes of a client's text may be long.
     let reason = ApiError::invalid_argument(error.inner().to_string().chars().take(300).collect::<String>());
     if path == "." { reason } else { reason.at(&path) }
@@ -73,7 +90,7 @@ mod tests {
         for (body, param, part) in [
             (&b"{\"texts\": [\"a\", 3]}"[..], Some("texts[1]"), "expected a string"),
             (b"{\"texts\": \"a\"}", Some("texts"), "expected a sequence"),
-            (b"{}", None, "missing field `texts`"),
+            (b"{}", Some("texts"), "is missing"),
             (b"{\"texts\": [], \"text\": 1}", Some("text"), "unknown field `text`"),
             (b"{\"texts\": []} {}", None, "more than one"),
             (b"{\"texts\": [", Some("texts"), "EOF"),

@@ -19,7 +19,7 @@ use axum::{
 };
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -111,6 +111,14 @@ impl Gateway {
     /// From here on nothing new is taken.
     pub fn drain(&self) {
         self.0.draining.send_replace(true);
+    }
+
+    /// Waits until nothing is at work and no WebSocket is open.
+    pub async fn idle(&self) {
+        let Inside { gate, sockets, operation, .. } = &*self.0;
+        while gate.load() != (0, 0) || sockets.available_permits() < operation.max_sockets {
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// True once nothing new is taken.

@@ -1,7 +1,7 @@
 //! The web page, which is part of the program.
 
 use axum::{
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -23,7 +23,9 @@ pub async fn index(headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/{name}`
-pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+pub async fn asset(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    // A name that is no UTF-8 is not there either.
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
     file(&format!("assets/{name}"), &headers)
 }
 

@@ -47,6 +47,8 @@ const MAX_AT_ONCE: usize = 16;
 const MAX_WAITING: usize = 16;
 /// Time for a client to read one frame.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Time for a client to hear that the connection is closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// `GET /ws/translate`
 pub async fn upgrade(
@@ -81,13 +83,37 @@ enum Key {
     Id(String),
 }
 
-/// A message of the JSON mode, its translation aside.
+/// A message of the JSON mode.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Command {
-    Translate { id: String },
-    Stop { id: String },
+struct Command {
+    #[serde(rename = "type")]
+    kind: Kind,
+    id: Option<String>,
+    /// What is to be translated; nothing for the others.
+    #[serde(flatten)]
+    translation: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Translate,
+    Stop,
     Ping,
+}
+
+impl Command {
+    /// Its parts, once it has an id where one is needed and no key too many.
+    fn checked(self) -> Result<(Kind, String, Map<String, Value>)> {
+        let Self { kind, id, translation } = self;
+        if kind != Kind::Ping && id.is_none() {
+            return Err(ApiError::invalid_argument("is missing").at("id"));
+        }
+        match translation.keys().next().filter(|_| kind != Kind::Translate) {
+            Some(key) => Err(body::unknown(key)),
+            None => Ok((kind, id.unwrap_or_default(), translation)),
+        }
+    }
 }
 
 type Running = Pin<Box<dyn Stream<Item = Result<Progress>> + Send>>;
@@ -97,6 +123,8 @@ type Running = Pin<Box<dyn Stream<Item = Result<Progress>> + Send>>;
 enum End {
     /// The client has gone.
     Gone,
+    /// The client closes it.
+    Closed,
     /// We close it, with this code.
     Close(u16, &'static str),
 }
@@ -137,10 +165,24 @@ impl Connection {
     }
 
     async fn run(mut self) {
-        if let Err(End::Close(code, reason)) = self.serve().await {
-            let _ = self.tell(None, &Message::Closing { reason }).await;
-            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-            let _ = self.send(Frame::Close(Some(frame))).await;
+        let Err(end) = self.serve().await else { return };
+        // From here on nothing is at work.
+        self.running.clear();
+        match end {
+            End::Gone => return,
+            End::Closed => {}
+            End::Close(code, reason) => {
+                let _ = self.tell(None, &Message::Closing { reason }).await;
+                let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+                let _ = self.send(Frame::Close(Some(frame))).await;
+            }
+        }
+        // Both sides say that it ends, or the one that does not hear it takes the connection for broken.
+        let closing = async { while let Some(Ok(_)) = self.socket.recv().await {} };
+        let _ = timeout(CLOSE_PATIENCE, closing).await;
+        if matches!(end, End::Close(close_code::SIZE, _)) {
+            // What is left of the message is not read, and to close on it would take the code back on its way.
+            tokio::time::sleep(CLOSE_PATIENCE).await;
         }
     }
 
@@ -194,7 +236,8 @@ impl Connection {
                 Ok(())
             }
             Some(Ok(Frame::Ping(_))) => Ok(()),
-            Some(Ok(Frame::Close(_))) | None => Err(End::Gone),
+            Some(Ok(Frame::Close(_))) => Err(End::Closed),
+            None => Err(End::Gone),
             Some(Err(error)) => Err(why_broken(error)),
         }
     }
@@ -221,18 +264,13 @@ impl Connection {
             return self.begin(Key::Text, object).await;
         }
         let id = object.get("id").and_then(Value::as_str).map(str::to_owned);
-        match body::of_value(Value::Object(object.clone())) {
-            Ok(Command::Ping) => self.tell(None, &Message::Pong).await,
-            Ok(Command::Stop { id }) => self.stop(&Key::Id(id)).await,
-            Ok(Command::Translate { id }) => {
-                let mut translation = object;
-                translation.remove("type");
-                translation.remove("id");
-                match self.check(&id) {
-                    Ok(()) => self.begin(Key::Id(id), translation).await,
-                    Err(error) => self.refuse(Some(&id), error).await,
-                }
-            }
+        match body::of_value(Value::Object(object)).and_then(Command::checked) {
+            Ok((Kind::Ping, ..)) => self.tell(None, &Message::Pong).await,
+            Ok((Kind::Stop, id, _)) => self.stop(&Key::Id(id)).await,
+            Ok((Kind::Translate, id, translation)) => match self.check(&id) {
+                Ok(()) => self.begin(Key::Id(id), translation).await,
+                Err(error) => self.refuse(Some(&id), error).await,
+            },
             Err(error) => self.refuse(id.as_deref(), error).await,
         }
     }

@@ -2,19 +2,19 @@
 //! client chooses, as its path, is escaped.
 
 use tracing_appender::{non_blocking::WorkerGuard, rolling};
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::writer::BoxMakeWriter};
 
 use crate::settings::{LogFormat, Operation};
 
 /// Starts it. What is returned writes what is left when it is dropped.
 pub fn start(operation: &Operation) -> Result<Option<WorkerGuard>, String> {
-    let filter: EnvFilter = operation
-        .log_level
-        .parse()
-        .map_err(|error| format!("log_level: {:?}: {error}", operation.log_level))?;
+    let filter = filter(&operation.log_level)?;
     let (writer, guard) = match &operation.log_dir {
         None => (BoxMakeWriter::new(std::io::stderr), None),
         Some(folder) => {
+            // The rolling files would make it too, but complain first that it is not there.
+            std::fs::create_dir_all(folder)
+                .map_err(|error| format!("log_dir: {}: {error}", folder.display()))?;
             let files = rolling::Builder::new()
                 .rotation(rolling::Rotation::DAILY)
                 .filename_prefix("textgen-gateway")
@@ -34,4 +34,16 @@ pub fn start(operation: &Operation) -> Result<Option<WorkerGuard>, String> {
         LogFormat::Text => lines.init(),
     }
     Ok(guard)
+}
+
+/// One word is a level: as a filter it would be the name of a module, and silence all others.
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        format!("log_level: got {level:?}, expected error, warn, info, debug, trace or a filter: {error}")
+    };
+    if !level.contains(['=', ',']) {
+        let level: LevelFilter = level.parse().map_err(|error| wrong(&error))?;
+        return Ok(EnvFilter::default().add_directive(level.into()));
+    }
+    level.parse().map_err(|error| wrong(&error))
 }

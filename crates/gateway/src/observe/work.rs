@@ -59,7 +59,10 @@ impl Work {
         metrics::counter!(name::WORK, "service" => *service, "model" => model.clone(), "outcome" => outcome)
             .increment(1);
         metrics::counter!(name::OUTPUT_TOKENS, "service" => *service).increment(u64::from(*output_tokens));
-        let (error_type, reason) = error.map(|error| (error.code.name(), error.message.as_str())).unzip();
+        let error_type = error.map(|error| error.code.name());
+        // What is wrong with a request, its error says in the client's words.
+        let ours = error.filter(|error| error.code.status().is_server_error());
+        let reason = ours.map(|error| error.message.as_str());
         let elapsed_ms = self.begin.elapsed().as_secs_f64() * 1e3;
         let request_id = self.id.as_str();
         tracing::info!(

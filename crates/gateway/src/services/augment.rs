@@ -91,6 +91,20 @@ pub struct Augmentation {
     return_probabilities: bool,
 }
 
+impl Augmentation {
+    /// The key that a text stands under.
+    fn key(&self, index: usize) -> String {
+        if self.texts.is_some() { format!("texts[{index}]") } else { "text".to_owned() }
+    }
+}
+
+impl Plan<'_> {
+    /// The model that is asked.
+    pub fn model(&self) -> &str {
+        &self.task.model
+    }
+}
+
 /// The variants of one text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Augmented {
@@ -98,6 +112,8 @@ pub struct Augmented {
     pub variants: Vec<String>,
     /// What the model gives each label, in their order; when it was asked for.
     pub probabilities: Option<Vec<LabelProbability>>,
+    /// Tokens generated, as far as the model says.
+    pub output_tokens: u32,
 }
 
 /// What a model gives a label.
@@ -109,7 +125,9 @@ pub struct LabelProbability {
 }
 
 /// A request that was checked, but for what Triton says.
-struct Plan<'a> {
+#[derive(Debug)]
+pub struct Plan<'a> {
+    texts: &'a [String],
     task: &'a Task,
     facts: ModelFacts,
     options: Options,
@@ -183,8 +201,8 @@ impl Augmenter {
         (self.max_chars, self.max_texts)
     }
 
-    /// The variants of each text, in order.
-    pub async fn augment(&self, texts: &[String], asked: &Augmentation, id: &str) -> Result<Vec<Augmented>> {
+    /// Checks a request.
+    pub fn plan<'a>(&'a self, texts: &'a [String], asked: &'a Augmentation, id: &'a str) -> Result<Plan<'a>> {
         if texts.is_empty() || texts.len() > self.max_texts {
             let error = match texts.len() {
                 0 => ApiError::invalid_argument("got an empty list, expected one text or more"),
@@ -194,23 +212,9 @@ impl Augmenter {
             };
             return Err(error.at("texts"));
         }
-        let key = |index| if asked.texts.is_some() { format!("texts[{index}]") } else { "text".to_owned() };
         for (index, text) in texts.iter().enumerate() {
-            check_text(&key(index), text, self.max_chars)?;
+            check_text(&asked.key(index), text, self.max_chars)?;
         }
-        let plan = &self.plan(asked, id)?;
-        // Nothing runs before it is polled, and of these so many are at once.
-        let mut work = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let one = self.one(plan, index, text, self.prompt(plan, text)?);
-            work.push(
-                one.map_err(move |error| if asked.texts.is_some() { error.at(&key(index)) } else { error }),
-            );
-        }
-        stream::iter(work).buffered(AT_ONCE).try_collect().await
-    }
-
-    fn plan<'a>(&'a self, asked: &'a Augmentation, id: &'a str) -> Result<Plan<'a>> {
         let name = asked.task.as_deref().unwrap_or(REWRITE);
         let task = self.tasks.iter().find(|task| task.name == name).ok_or_else(|| {
             let known: Vec<&str> = self.tasks.iter().map(|task| task.name.as_str()).collect();
@@ -280,6 +284,7 @@ impl Augmenter {
             }
         }
         Ok(Plan {
+            texts,
             task,
             facts,
             options,
@@ -288,6 +293,22 @@ impl Augmenter {
             asked,
             id,
         })
+    }
+
+    /// The variants of each text, in order.
+    pub async fn augment(&self, plan: &Plan<'_>) -> Result<Vec<Augmented>> {
+        let Plan { texts, asked, .. } = plan;
+        // Nothing runs before it is polled, and of these so many are at once.
+        let mut work = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let one = self.one(plan, index, text, self.prompt(plan, text)?);
+            work.push(one.map_err(
+                move |error| {
+                    if asked.texts.is_some() { error.at(&asked.key(index)) } else { error }
+                },
+            ));
+        }
+        stream::iter(work).buffered(AT_ONCE).try_collect().await
     }
 
     fn prompt(&self, plan: &Plan<'_>, text: &str) -> Result<String> {
@@ -308,12 +329,13 @@ impl Augmenter {
         let seed = plan.options.get("seed").and_then(Value::as_u64);
         let stride = u64::from(MAX_VARIANTS) * (ROUNDS + 1);
         let seed = seed.map(|seed| seed.wrapping_add(index as u64 * stride));
-        let (mut variants, probabilities) = self.ask(plan, &prompt, count, seed).await?;
+        let mut answer = self.ask(plan, &prompt, count, seed).await?;
         let can_differ =
             plan.options.get("temperature").and_then(Value::as_f64) != Some(0.0) && !plan.labelled;
         if !can_differ {
-            return Ok(Augmented { variants, probabilities });
+            return Ok(answer);
         }
+        let variants = &mut answer.variants;
         // The text itself is no variant of it, if the model has another.
         let mut seen = HashSet::from([normal(text)]);
         let mut again: Vec<usize> =
@@ -323,23 +345,18 @@ impl Augmenter {
                 break;
             }
             let seed = seed.map(|seed| seed.wrapping_add(round * u64::from(MAX_VARIANTS)));
-            let (others, _) = self.ask(plan, &prompt, again.len(), seed).await?;
-            for other in others {
+            let others = self.ask(plan, &prompt, again.len(), seed).await?;
+            answer.output_tokens += others.output_tokens;
+            for other in others.variants {
                 if seen.insert(normal(&other)) {
                     variants[again.remove(0)] = other;
                 }
             }
         }
-        Ok(Augmented { variants, probabilities })
+        Ok(answer)
     }
 
-    async fn ask(
-        &self,
-        plan: &Plan<'_>,
-        prompt: &str,
-        count: usize,
-        seed: Option<u64>,
-    ) -> Result<(Vec<String>, Option<Vec<LabelProbability>>)> {
+    async fn ask(&self, plan: &Plan<'_>, prompt: &str, count: usize, seed: Option<u64>) -> Result<Augmented> {
         let mut options = plan.options.clone();
         if let Some(seed) = seed {
             options.insert("seed".into(), json!(seed));
@@ -362,6 +379,8 @@ impl Augmenter {
             probabilities.map(|json| serde_json::from_str(json)).transpose().map_err(|error| {
                 ApiError::internal(format!("the model's probabilities cannot be read: {error}"))
             })?;
+        let counts = replies.iter().flat_map(|reply| &reply.output_tokens);
+        let output_tokens = counts.map(|count| count.max(&0).unsigned_abs()).sum();
         let variants: Vec<String> = replies.into_iter().flat_map(|reply| reply.texts).collect();
         if variants.len() != count {
             return Err(ApiError::internal(format!(
@@ -370,7 +389,7 @@ impl Augmenter {
                 variants.len()
             )));
         }
-        Ok((variants, probabilities))
+        Ok(Augmented { variants, probabilities, output_tokens })
     }
 }
 

@@ -14,18 +14,22 @@ pub struct Segment {
     pub text: String,
     /// Blanks and line breaks after it.
     pub after: String,
+    /// True where the next one goes on in the midst of a word.
+    pub inside_word: bool,
 }
 
 impl Segment {
-    /// What goes after the translation: line breaks stay; between the sentences of a line a blank, if the language has
-    /// any.
+    /// What goes after the translation: line breaks stay; between the sentences of a line its own blanks, or one where the
+    /// source has none, if the language has any.
     pub fn joint(&self, tgt_lang: &str, last: bool) -> &str {
         if last || self.after.contains(['\n', '\r', '\u{2028}', '\u{2029}']) {
             &self.after
         } else if writes_without_blanks(tgt_lang) {
             ""
-        } else {
+        } else if self.after.is_empty() && !self.inside_word {
             " "
+        } else {
+            &self.after
         }
     }
 }
@@ -73,10 +77,20 @@ pub fn split(text: &str, kind: SegmentKind, max_bytes: usize) -> Vec<Segment> {
         segments.last_mut().map_or(&mut before, |last| &mut last.after).push_str(lead);
         if !text.is_empty() {
             let after = rest[text.len()..].to_owned();
-            segments.push(Segment { before: std::mem::take(&mut before), text: text.to_owned(), after });
+            if let Some(last) = segments.last_mut().filter(|last| last.after.is_empty()) {
+                last.inside_word = is_one_word(&last.text, text);
+            }
+            let before = std::mem::take(&mut before);
+            segments.push(Segment { before, text: text.to_owned(), after, inside_word: false });
         }
     }
     segments
+}
+
+/// True when a word goes from one into the other: of a script without blanks, none does.
+fn is_one_word(left: &str, right: &str) -> bool {
+    let seam: String = left.chars().next_back().into_iter().chain(right.chars().next()).collect();
+    seam.split_word_bounds().count() == 1
 }
 
 /// The best place to cut before `max_bytes`: after a clause's mark, else after a blank, else between two characters.
@@ -130,6 +144,8 @@ mod tests {
         assert_eq!(texts(&segments), expected);
         assert_eq!(rejoined(&segments), text);
         assert_eq!(segments[0].joint("pt", false), " ");
+        assert_eq!(segments[1].joint("pt", false), "  ");
+        assert_eq!(segments[4].joint("pt", false), " ");
         assert_eq!(segments[0].joint("zh", false), "");
         assert_eq!(segments[2].joint("zh", false), "\n\n");
         assert_eq!(segments[3].joint("en", false), "\r\n");
@@ -146,6 +162,13 @@ mod tests {
         let cut = split(text, SegmentKind::Paragraph, 22);
         assert_eq!(texts(&cut), ["One here. Two there!", "And three?", "Four."]);
         assert_eq!(rejoined(&cut), text);
+    }
+
+    #[test]
+    fn a_word_that_is_cut_is_not_torn() {
+        let joint = |text: &str| split(text, SegmentKind::Sentence, 32)[0].joint("pt", false).to_owned();
+        assert_eq!(joint(&"x".repeat(40)), "");
+        assert_eq!(joint(&"天".repeat(40)), " ");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod table;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
+use axum::http::uri::Authority;
 use clap::Parser;
 use serde::de::DeserializeOwned;
 
@@ -50,14 +51,13 @@ impl Settings {
     }
 
     fn of(given: &Keys, file: &str) -> Result<Self, String> {
-        let mut file: toml::Table = file.parse().map_err(|error: toml::de::Error| error.to_string())?;
+        let mut file: toml::Table = file.parse().map_err(|error| of_toml(&error, file))?;
         let mut tables = Tables {
             augment: take(&mut file, "augment")?,
             translate: take(&mut file, "translate")?,
             chat: take(&mut file, "chat")?.unwrap_or_default(),
         };
-        let keys: Keys =
-            toml::Value::Table(file).try_into().map_err(|error: toml::de::Error| error.to_string())?;
+        let keys: Keys = toml::Value::Table(file).try_into().map_err(|error| of_toml(&error, ""))?;
         let operation = Operation::of(given, &keys);
         tables.name_models(&operation)?;
         check(&operation)?;
@@ -67,7 +67,20 @@ impl Settings {
 
 fn take<T: DeserializeOwned>(file: &mut toml::Table, name: &str) -> Result<Option<T>, String> {
     let table = file.remove(name).map(toml::Value::try_into).transpose();
-    table.map_err(|error: toml::de::Error| format!("table {name}: {error}"))
+    table.map_err(|error| format!("table {name}: {}", of_toml(&error, "")))
+}
+
+/// An error in one line: of what is no TOML with its place in the file, of a value with its key.
+fn of_toml(error: &toml::de::Error, file: &str) -> String {
+    let place =
+        error.span().and_then(|span| file.get(..span.start)).map(|before| before.matches('\n').count());
+    match place {
+        Some(at) => {
+            let line = file.lines().nth(at).unwrap_or_default().trim();
+            format!("line {}, `{line}`: {}", at + 1, error.message())
+        }
+        None => error.to_string().trim_end().replace('\n', " "),
+    }
 }
 
 impl Tables {
@@ -114,25 +127,37 @@ impl Tables {
 }
 
 fn check(operation: &Operation) -> Result<(), String> {
-    let Operation { tls_cert, tls_key, max_active, max_sockets, socket_ping_s, socket_idle_s, .. } =
-        operation;
-    if tls_cert.is_some() != tls_key.is_some() {
+    if operation.tls_cert.is_some() != operation.tls_key.is_some() {
         return Err("tls_cert and tls_key: got one of them, expected both or none".into());
     }
-    for (name, value) in [
-        ("max_active", *max_active as u64),
-        ("max_sockets", *max_sockets as u64),
-        ("socket_ping_s", *socket_ping_s),
-        ("socket_idle_s", *socket_idle_s),
-        ("request_timeout_s", operation.request_timeout_s),
-        ("max_body_bytes", operation.max_body_bytes as u64),
-        ("log_keep_days", operation.log_keep_days as u64),
+    if let Some(origin) = operation.cors_origins.0.iter().find(|origin| *origin != "*" && !is_origin(origin))
+    {
+        return Err(format!(
+            "cors_origins: got {origin:?}, expected an origin such as https://example.org, or *"
+        ));
+    }
+    const YEAR_S: u64 = 365 * 24 * 3600;
+    for (name, value, least, most) in [
+        ("max_active", operation.max_active as u64, 1, 1 << 20),
+        ("max_sockets", operation.max_sockets as u64, 1, 1 << 20),
+        ("socket_ping_s", operation.socket_ping_s, 1, YEAR_S),
+        ("socket_idle_s", operation.socket_idle_s, 1, YEAR_S),
+        ("request_timeout_s", operation.request_timeout_s, 1, YEAR_S),
+        ("cache_ttl_s", operation.cache_ttl_s, 0, YEAR_S),
+        ("drain_s", operation.drain_s, 0, YEAR_S),
+        ("max_body_bytes", operation.max_body_bytes as u64, 1, 1 << 30),
+        ("log_keep_days", operation.log_keep_days as u64, 1, 1 << 20),
     ] {
-        if value == 0 {
-            return Err(format!("{name}: got 0, expected 1 or more"));
+        if !(least..=most).contains(&value) {
+            return Err(format!("{name}: got {value}, expected {least} to {most}"));
         }
     }
     Ok(())
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    host.is_some_and(|host| host.trim_end_matches('/').parse::<Authority>().is_ok())
 }
 
 #[cfg(test)]
@@ -169,7 +194,8 @@ mod tests {
             ("max_que = 3", &["max_que"][..]),
             ("max_queue = -1", &["max_queue"]),
             ("max_queue = \"3\"", &["max_queue"]),
-            ("max_active = 0", &["max_active", "1 or more"]),
+            ("max_active = 0", &["max_active", "got 0", "1 to"]),
+            ("socket_idle_s = 9223372036854775807", &["socket_idle_s"]),
             ("tls_cert = \"a.pem\"", &["tls_key"]),
             ("[translate]", &["pairs"]),
             ("[translate]\nmodel = \"a\"\npairs = [{src='en', tgt='pt', model='x'}]", &["one of the two"]),

@@ -9,6 +9,7 @@ mod request;
 use std::{sync::Arc, time::Duration};
 
 use async_stream::try_stream;
+use axum::http::uri::Authority;
 use futures_util::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 
@@ -42,10 +43,10 @@ impl Triton {
     /// The server at `address`, `host:port`, and the models that will be asked for. Nothing is connected yet; the
     /// connection is made again whenever it breaks.
     pub fn new(address: &str, models: Vec<String>) -> std::result::Result<Self, String> {
-        let wrong = |error: &dyn std::fmt::Display| {
-            format!("triton: got {address:?}, expected host:port such as 127.0.0.1:8001 ({error})")
-        };
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| wrong(&error))?;
+        let wrong = || format!("triton: got {address:?}, expected host:port such as 127.0.0.1:8001");
+        let authority = address.parse::<Authority>().ok().filter(|authority| authority.port_u16().is_some());
+        let authority = authority.ok_or_else(wrong)?;
+        let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| wrong())?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(3))
             .tcp_nodelay(true)

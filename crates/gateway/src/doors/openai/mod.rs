@@ -8,7 +8,7 @@ use std::{convert::Infallible, pin::pin};
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{
         IntoResponse, Response,
         sse::{self, Sse},
@@ -37,7 +37,11 @@ pub async fn models(State(gateway): State<Gateway>) -> Json<Value> {
 }
 
 /// `GET /v1/models/{id}`
-pub async fn model(State(gateway): State<Gateway>, Path(name): Path<String>) -> Result<Json<Value>> {
+pub async fn model(
+    State(gateway): State<Gateway>,
+    name: std::result::Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>> {
+    let Path(name) = name.map_err(|rejection| ApiError::invalid_argument(rejection.body_text()))?;
     known(&gateway, &name)?;
     Ok(Json(shape::model(&name)))
 }
@@ -78,10 +82,11 @@ pub async fn completions(
     let prompts = fields.texts("prompt")?;
     let most = gateway.0.operation.max_batch_texts;
     if prompts.is_empty() || prompts.len() > most {
-        let count = prompts.len();
-        return Err(
-            ApiError::invalid_argument(format!("got {count} prompts, expected 1 to {most}")).at("prompt")
-        );
+        let error = match prompts.len() {
+            0 => ApiError::invalid_argument("got an empty list, expected one prompt or more"),
+            count => ApiError::too_large(format!("got {count} prompts, at most {most} are taken")),
+        };
+        return Err(error.at("prompt"));
     }
     fields.only("best_of", &json!(1))?;
     let mut options = Options::new();
