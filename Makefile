@@ -152,6 +152,10 @@ browser:
 	@[ -x '$(BROWSER)' ] || { echo 'error: the page is tested in a real browser, and there is no $(BROWSER);' \
 	  'install one (apt install chromium), or say where it is: make test BROWSER=path' >&2; exit 1; }
 
+.PHONY: screenshots
+screenshots: env browser backend gateway demo-models ## Make the README's pictures of the web page anew
+	.venv/bin/python tools/screenshots.py
+
 .PHONY: quality
 quality: env cli test-models ## Compare the precisions: chrF of the translators, log-probability of the chat model
 	.venv/bin/python tests/quality/chrf.py
