@@ -20,7 +20,11 @@ use std::{
     time::Duration,
 };
 
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{
+    Handle,
+    accept::NoDelayAcceptor,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{interval, timeout},
@@ -72,17 +76,13 @@ async fn serve(settings: Settings) -> Result<(), String> {
     tracing::info!(%address, url = format!("{scheme}://{address}/"), triton = operation.triton, "listening");
     let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
     let wrong = |error: std::io::Error| format!("cannot serve on {address}: {error}");
+    let mut server = axum_server::from_tcp(listener).map_err(wrong)?.handle(handle);
+    server.http_builder().http1().header_read_timeout(HEAD_PATIENCE);
+    // A piece of text leaves at once, rather than with the next one or when the client has confirmed the last.
+    let eager = NoDelayAcceptor::new();
     let served = match tls {
-        Some(tls) => {
-            let mut server = axum_server::from_tcp_rustls(listener, tls).map_err(wrong)?.handle(handle);
-            server.http_builder().http1().header_read_timeout(HEAD_PATIENCE);
-            server.serve(service).await
-        }
-        None => {
-            let mut server = axum_server::from_tcp(listener).map_err(wrong)?.handle(handle);
-            server.http_builder().http1().header_read_timeout(HEAD_PATIENCE);
-            server.serve(service).await
-        }
+        Some(tls) => server.acceptor(RustlsAcceptor::new(tls).acceptor(eager)).serve(service).await,
+        None => server.acceptor(eager).serve(service).await,
     };
     served.map_err(wrong)?;
     tracing::info!("stopped");
