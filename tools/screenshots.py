@@ -8,13 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from playwright.sync_api import expect, sync_playwright  # noqa: E402
+from playwright.sync_api import expect, sync_playwright
 
-from harness import places  # noqa: E402
-from harness.gateway import Gateway  # noqa: E402
-from harness.server import TritonServer  # noqa: E402
+from harness import places
+from harness.browser import CHROMIUM, FLAGS
+from harness.gateway import Gateway
+from harness.server import TritonServer
 
-CHROMIUM = "/usr/bin/chromium"
 PICTURES = ROOT / "docs"
 DESKTOP = {"viewport": {"width": 1120, "height": 730}, "locale": "en-US", "color_scheme": "light"}
 PHONE = {
@@ -27,7 +27,8 @@ PHONE = {
 REPORT = "The train was late because of the snow, and we had to wait an hour at the station."
 LETTER = (
     "Dear friends,\n\nThank you for your letter. We arrived home last night, tired but happy. The children talk about"
-    " the sea every day, and they want to come back next summer.\n\nThe garden is full of tomatoes. Come and visit us soon!"
+    " the sea every day, and they want to come back next summer.\n\nThe garden is full of tomatoes."
+    " Come and visit us soon!"
 )
 
 
@@ -71,8 +72,7 @@ def main() -> None:
         with TritonServer(places.MODELS / "int8", log / "triton.log") as triton:
             with Gateway(triton.grpc_port, log / "gateway.log") as gateway:
                 gateway.until_ready()
-                flags = ["--no-sandbox", "--disable-gpu"]
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
+                browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
                 picture(browser, gateway.url, "augmentation", "augment", augmentation, DESKTOP)
                 picture(browser, gateway.url, "translation", "translate", translation, DESKTOP)
                 picture(browser, gateway.url, "phone", "translate", translation, PHONE)

@@ -55,6 +55,12 @@ class Repository:
         """The demo's ensemble; its two members must be there too."""
         self._entry("paraphrase-en", places.committed_config("paraphrase-en"))
 
+    def add_demo(self) -> None:
+        """What `make demo` serves."""
+        for name in ("translate-en-pt", "translate-pt-en", "chat"):
+            self.add_converted(name)
+        self.add_ensemble()
+
     def _linked(self, name: str, config: str, artifact: Path) -> Path:
         version = self._entry(name, config) / "1"
         for file in artifact.iterdir():

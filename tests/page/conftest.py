@@ -2,56 +2,27 @@
 
 No test may leave an error in the console or ask another host, but for the failures that it brings about."""
 
-import base64
-import hashlib
-import hmac
-import json
-import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from harness import places
+from harness.browser import CHROMIUM, DESKTOP, FLAGS, PHONE, USABLE, Watched
 from harness.gateway import Gateway
 from harness.repository import Repository
 from harness.server import TritonServer, eventually
 
-CHROMIUM = Path(os.environ.get("BROWSER", "/usr/bin/chromium"))
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
-
-DESKTOP = {"viewport": {"width": 1200, "height": 800}}
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
-#: What the browser's console says when an answer is no 2xx, or none comes.
-REFUSED = "Failed to load resource"
-BROKEN_SOCKET = "WebSocket connection to"
 #: A kept answer comes at once: nothing would be seen of its way here.
 NO_CACHE = ("--cache-entries", "0")
-#: Both panels are loaded and know what the gateway offers.
-USABLE = """performance.getEntriesByName("usable").length > 0
-    && ["augment-count", "source-count"].every((id) => document.getElementById(id).textContent)
-    && ["augment", "translate"].every((panel) => !document.getElementById(`${panel}-notice`).hidden
-        || document.getElementById(panel).querySelector(".count").textContent.includes("/"))"""
-
-
-def fill_repository(path: Path) -> Path:
-    """What `make demo` serves."""
-    repository = Repository(path)
-    for name in ("translate-en-pt", "translate-pt-en", "chat"):
-        repository.add_converted(name)
-    repository.add_ensemble()
-    return repository.path
 
 
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory):
     """The shared server."""
     folder = tmp_path_factory.mktemp("triton")
-    running = TritonServer(fill_repository(folder / "repository"), folder / "server.log", ("--exit-timeout-secs=5",))
+    repository = Repository(folder / "repository")
+    repository.add_demo()
+    running = TritonServer(repository.path, folder / "server.log", ("--exit-timeout-secs=5",))
     running.__enter__()
     yield running
     running.assert_alive()
@@ -79,26 +50,8 @@ def browser():
         running.close()
 
 
-class Watched:
-    """What a page's console said, and whom it asked."""
-
-    def __init__(self):
-        self.errors = []
-        self.hosts = set()
-        self.allowed = []
-
-    def watch(self, page):
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(f"thrown: {error}"))
-        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        page.on("websocket", lambda socket: self.hosts.add(socket.url.split("/")[2]))
-
-    def unexpected(self):
-        return [error for error in self.errors if not any(allowed in error for allowed in self.allowed)]
-
-
 @pytest.fixture
-def open_page(browser, request):
+def open_page(browser):
     """Opens pages: `open_page(gateway, path="/", allow=[…], **context)`; `allow` names errors that the test causes."""
     opened = []
 
@@ -155,14 +108,3 @@ def own_gateway(triton, tmp_path):
             yield running
 
     return start
-
-
-def signed_token(secret: bytes, **claims) -> str:
-    """A JSON Web Token by HS256."""
-
-    def encoded(raw: bytes) -> str:
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-    head = encoded(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
-    body = encoded(json.dumps(claims).encode())
-    return f"{head}.{body}.{encoded(hmac.new(secret, f'{head}.{body}'.encode(), hashlib.sha256).digest())}"

@@ -1,8 +1,9 @@
 """For who uses a keyboard, a screen reader, or needs contrast."""
 
 import pytest
-from conftest import DESKTOP, PHONE, REFUSED
 from playwright.sync_api import expect
+
+from harness.browser import DESKTOP, PHONE, REFUSED
 
 ROLES = {
     "button",
@@ -120,7 +121,8 @@ def test_tab_reaches_every_control(open_page, gateway, tab, size):
         place, ring = page.evaluate(
             """() => {
                 const at = document.activeElement;
-                const rings = [at, at.nextElementSibling].filter((one) => one && getComputedStyle(one).outlineStyle !== "none");
+                const outlined = (one) => one && getComputedStyle(one).outlineStyle !== "none";
+                const rings = [at, at.nextElementSibling].filter(outlined);
                 return [at.dataset.place ?? null, rings.length > 0];
             }"""
         )

@@ -1,8 +1,9 @@
 """What is seen at once: weight, languages, tabs, themes, widths."""
 
 import pytest
-from conftest import DESKTOP, PHONE
 from playwright.sync_api import expect
+
+from harness.browser import DESKTOP, PHONE
 
 #: Of everything until the page can be used, uncompressed.
 LIGHT_BYTES = 100_000

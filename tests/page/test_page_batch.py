@@ -4,9 +4,9 @@ import csv
 import io
 
 import pytest
-from conftest import REFUSED
 from playwright.sync_api import expect
 
+from harness.browser import REFUSED
 from harness.server import eventually
 
 LINES = [f"The cat number {number} sleeps on the sofa." for number in range(200)]
@@ -38,7 +38,7 @@ def downloaded(page):
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename.endswith(".csv")
-    raw = open(download.value.path(), "rb").read()
+    raw = download.value.path().read_bytes()
     return raw, list(csv.reader(io.StringIO(raw.decode("utf-8-sig"), newline="")))
 
 

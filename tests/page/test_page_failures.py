@@ -3,17 +3,20 @@
 import time
 
 import pytest
-from conftest import BROKEN_SOCKET, REFUSED, fill_repository, signed_token
 from playwright.sync_api import expect
 
+from harness.browser import BROKEN_SOCKET, REFUSED
+from harness.repository import Repository
 from harness.server import TritonServer
+from harness.tokens import signed_token
 
 ATTACKS = ['<img src=x onerror="window.hit=1">', '"><script>window.hit=1</script>', "<svg/onload=window.hit=1>"]
 
 
 def test_triton_is_gone_and_comes_back(open_page, own_gateway, tmp_path):
-    repository = fill_repository(tmp_path / "repository")
-    first = TritonServer(repository, tmp_path / "triton.log")
+    repository = Repository(tmp_path / "repository")
+    repository.add_demo()
+    first = TritonServer(repository.path, tmp_path / "triton.log")
     with first, own_gateway(triton=first) as gateway:
         page = open_page(gateway, allow=[REFUSED])
         assert first.stop() == 0
@@ -30,7 +33,7 @@ def test_triton_is_gone_and_comes_back(open_page, own_gateway, tmp_path):
         expect(page.locator("#translate-failure")).to_contain_text("not available")
         page.click("#language")
         expect(page.locator("#translate-failure strong")).to_have_text("模型服务暂时不可用")
-        second = TritonServer(repository, tmp_path / "again.log")
+        second = TritonServer(repository.path, tmp_path / "again.log")
         second.http_port, second.grpc_port, second.metrics_port = first.http_port, first.grpc_port, first.metrics_port
         with second:
             expect(page.locator("#translate-notice")).to_be_hidden(timeout=60_000)
