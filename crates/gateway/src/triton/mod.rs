@@ -93,16 +93,21 @@ impl Triton {
             let message = request.message(&facts?);
             let answer = client.model_stream_infer(tokio_stream::once(message)).await.map_err(status)?;
             let mut replies = answer.into_inner();
-            let mut ended = false;
+            let (mut ended, mut refused) = (false, None);
             while let Some(reply) = replies.next().await {
                 let reply = reply.map_err(status)?;
                 if !reply.error_message.is_empty() {
-                    Err(refusal(&reply.error_message))?;
+                    // Triton never lets go of a model if the stream is dropped between a refusal and its end.
+                    refused.get_or_insert_with(|| refusal(&reply.error_message));
+                    continue;
                 }
                 if let Some(response) = reply.infer_response {
                     ended |= reply::is_final(&response);
                     yield Reply::of(response)?;
                 }
+            }
+            if let Some(error) = refused {
+                Err(error)?;
             }
             if !ended {
                 Err(ApiError::unavailable("Triton ended the stream before the answer was whole").retry_after(1))?;
