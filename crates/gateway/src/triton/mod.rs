@@ -10,7 +10,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_stream::try_stream;
 use axum::http::uri::Authority;
-use futures_util::{Stream, StreamExt};
+use futures_util::{
+    Stream, StreamExt,
+    future::{Either, ready},
+};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 pub use health::Health;
@@ -85,35 +90,56 @@ impl Triton {
     }
 
     /// Sends a request and gives its replies as they come. Dropping the stream cancels the request, whichever state it
-    /// is in.
+    /// is in; one to an ensemble goes on, since Triton does not tell the members, and may never let go of the ensemble.
     pub fn generate(&self, request: Generate) -> impl Stream<Item = Result<Reply>> + Send + use<> {
-        let mut client = self.client.clone();
         let facts = self.model(&request.model);
-        try_stream! {
-            let message = request.message(&facts?);
-            let answer = client.model_stream_infer(tokio_stream::once(message)).await.map_err(status)?;
-            let mut replies = answer.into_inner();
-            let (mut ended, mut refused) = (false, None);
-            while let Some(reply) = replies.next().await {
-                let reply = reply.map_err(status)?;
-                if !reply.error_message.is_empty() {
-                    // Triton never lets go of a model if the stream is dropped between a refusal and its end.
-                    refused.get_or_insert_with(|| refusal(&reply.error_message));
-                    continue;
-                }
-                if let Some(response) = reply.infer_response {
-                    ended |= reply::is_final(&response);
-                    yield Reply::of(response)?;
-                }
+        let goes_on = facts.as_ref().is_ok_and(|facts| facts.ensemble);
+        let replies = exchange(self.client.clone(), facts, request);
+        if goes_on { Either::Left(in_background(replies)) } else { Either::Right(replies) }
+    }
+}
+
+fn exchange(
+    mut client: Client,
+    facts: Result<ModelFacts>,
+    request: Generate,
+) -> impl Stream<Item = Result<Reply>> + Send {
+    try_stream! {
+        let message = request.message(&facts?);
+        let answer = client.model_stream_infer(tokio_stream::once(message)).await.map_err(status)?;
+        let mut replies = answer.into_inner();
+        let (mut ended, mut refused) = (false, None);
+        while let Some(reply) = replies.next().await {
+            let reply = reply.map_err(status)?;
+            if !reply.error_message.is_empty() {
+                // Triton never lets go of a model if the stream is dropped between a refusal and its end.
+                refused.get_or_insert_with(|| refusal(&reply.error_message));
+                continue;
             }
-            if let Some(error) = refused {
-                Err(error)?;
-            }
-            if !ended {
-                Err(ApiError::unavailable("Triton ended the stream before the answer was whole").retry_after(1))?;
+            if let Some(response) = reply.infer_response {
+                ended |= reply::is_final(&response);
+                yield Reply::of(response)?;
             }
         }
+        if let Some(error) = refused {
+            Err(error)?;
+        }
+        if !ended {
+            Err(ApiError::unavailable("Triton ended the stream before the answer was whole").retry_after(1))?;
+        }
     }
+}
+
+/// The same replies, which come to their end whether somebody waits for them or not.
+fn in_background(
+    replies: impl Stream<Item = Result<Reply>> + Send + 'static,
+) -> UnboundedReceiverStream<Result<Reply>> {
+    let (sender, receiver) = unbounded_channel();
+    tokio::spawn(replies.for_each(move |reply| {
+        let _ = sender.send(reply);
+        ready(())
+    }));
+    UnboundedReceiverStream::new(receiver)
 }
 
 fn unreachable() -> ApiError {
