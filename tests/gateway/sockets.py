@@ -67,7 +67,7 @@ def joined(messages: "List[Dict[str, Any]]") -> str:
 
 @contextmanager
 def open_socket(url: str, **options: Any) -> "Iterator[Socket]":
-    """A connection to the gateway at `http…` or `https…`."""
+    """A connection to the gateway at `http…`."""
     # What the gateway sends is taken in whether a test looks at it or not.
     options = {"proxy": None, "compression": None, "open_timeout": 30, "max_queue": None, **options}
     with connect(url.replace("http", "ws", 1) + "/ws/translate", **options) as connection:

@@ -22,7 +22,7 @@ options = { temperature = 0 }
 segments = "paragraph"
 
 [chat]
-models = ["absent"]
+models = ["absent", "good"]
 """
 
 
@@ -119,6 +119,18 @@ def test_models_that_are_unloaded_and_loaded(stage, gateway):
         triton.unload("good")
         status, body = translation(gateway, text="Something else.")
         assert (status, body["error"]["code"]) == (503, "unavailable"), body
+
+
+def test_what_triton_refuses_holds_no_model(stage, gateway):
+    """Its request is gone with the answer: else the model could not be unloaded, nor the server end."""
+    state = lambda triton: {row["name"]: row.get("reason") for row in triton.post("/v2/repository/index").json}["good"]
+    with started(stage) as triton:
+        assert serves(gateway)
+        for _ in range(5):
+            status, body = gateway.post("/v1/completions", {"model": "good", "prompt": "word " * 2000})
+            assert (status, body["error"]["code"]) == (400, "invalid_argument")
+        triton.unload("good")
+        eventually(lambda: state(triton) == "unloaded")
 
 
 def test_what_was_kept_for_an_earlier_load_is_not_given(stage, gateway):
