@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from harness import places
 from harness.gateway import Gateway
-from harness.grpc_door import outputs
+from harness.grpc_door import GrpcDoor, outputs
 from harness.repository import decoupled, parameters
 
 MODEL = "translate-en-pt"
@@ -126,11 +126,8 @@ async def from_triton(port, texts):
 
 
 async def asked(stub, text):
-    from harness.grpc_door import GrpcDoor
-
     tokens = 0
-    sentences = [sentence + "." for sentence in text.rstrip(".").split(". ")]
-    for sentence in sentences:
+    for sentence in text.rstrip(".").split(". "):
         options = {"stream": True, "temperature": 0.0, "return_num_output_tokens": True}
         request = GrpcDoor.request(None, MODEL, sentence, **options)
         async for response in stub.ModelStreamInfer(iter([request])):
