@@ -129,7 +129,7 @@ async def asked(stub, text):
     tokens = 0
     for sentence in text.rstrip(".").split(". "):
         options = {"stream": True, "temperature": 0.0, "return_num_output_tokens": True}
-        request = GrpcDoor.request(None, MODEL, sentence, **options)
+        request = GrpcDoor.request(None, MODEL, f"{sentence}.", **options)
         async for response in stub.ModelStreamInfer(iter([request])):
             assert not response.error_message, response.error_message
             tokens += sum(outputs(response.infer_response).get("num_output_tokens", []))
