@@ -22,7 +22,9 @@ def triton(tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     repository = Repository(folder / "repository")
     repository.add_demo()
-    running = TritonServer(repository.path, folder / "server.log", ("--exit-timeout-secs=5",))
+    # One processor is the browser's: a page that cannot draw is not seen to stream.
+    arguments = ("--exit-timeout-secs=5", "--backend-config=textgen,intra_op_threads=1")
+    running = TritonServer(repository.path, folder / "server.log", arguments)
     running.__enter__()
     yield running
     running.assert_alive()

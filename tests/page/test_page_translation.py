@@ -68,7 +68,8 @@ def test_text_is_seen_to_grow(translation, gateway, way):
     watch_lengths(translation)
     translate(translation, LONG)
     state(translation, "done", timeout=60_000)
-    assert translation.evaluate("lengths.size") > 5
+    # None and all of it would be two.
+    assert translation.evaluate("lengths.size") > 2
     expect(translation.locator("#way")).to_have_attribute("data-way", way)
     whole = gateway.post("/translate", {"text": LONG, "src_lang": "en", "tgt_lang": "pt"})[1]["translated_text"]
     shown = translation.evaluate(
