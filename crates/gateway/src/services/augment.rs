@@ -380,7 +380,7 @@ impl Augmenter {
                 ApiError::internal(format!("the model's probabilities cannot be read: {error}"))
             })?;
         let counts = replies.iter().flat_map(|reply| &reply.output_tokens);
-        let output_tokens = counts.map(|count| count.max(&0).unsigned_abs()).sum();
+        let output_tokens = counts.sum();
         let variants: Vec<String> = replies.into_iter().flat_map(|reply| reply.texts).collect();
         if variants.len() != count {
             return Err(ApiError::internal(format!(

@@ -272,8 +272,8 @@ impl Translator {
                 }
                 while let Some(reply) = replies.recv().await {
                     let reply = reply?;
-                    usage.input_tokens += sum(&reply.input_tokens);
-                    usage.output_tokens += sum(&reply.output_tokens);
+                    usage.input_tokens += reply.input_tokens.iter().sum::<u32>();
+                    usage.output_tokens += reply.output_tokens.iter().sum::<u32>();
                     if reply.finish_reasons.iter().any(|reason| reason == "length") {
                         finish_reason = "length";
                     }
@@ -300,8 +300,4 @@ async fn forward(replies: impl Stream<Item = Result<Reply>>, sender: mpsc::Sende
             return;
         }
     }
-}
-
-fn sum(counts: &[i32]) -> u32 {
-    counts.iter().map(|&count| count.max(0).unsigned_abs()).sum()
 }

@@ -15,9 +15,9 @@ pub struct Reply {
     /// With a sequence's last piece: `stop` or `length`.
     pub finish_reasons: Vec<String>,
     /// With a sequence's last piece.
-    pub input_tokens: Vec<i32>,
+    pub input_tokens: Vec<u32>,
     /// Tokens of this reply.
-    pub output_tokens: Vec<i32>,
+    pub output_tokens: Vec<u32>,
     /// What the model gives each choice, a JSON list; when it was asked for.
     pub choice_probabilities: Vec<String>,
 }
@@ -39,8 +39,8 @@ impl Reply {
                 "finish_reason" => reply.finish_reasons = strings(raw)?,
                 "choice_probabilities" => reply.choice_probabilities = strings(raw)?,
                 "sequence_index" => reply.sequences = numbers(&raw),
-                "num_input_tokens" => reply.input_tokens = numbers(&raw),
-                "num_output_tokens" => reply.output_tokens = numbers(&raw),
+                "num_input_tokens" => reply.input_tokens = counts(&raw),
+                "num_output_tokens" => reply.output_tokens = counts(&raw),
                 _ => {}
             }
         }
@@ -63,4 +63,9 @@ fn strings(mut raw: Bytes) -> Result<Vec<String>> {
 
 fn numbers(raw: &[u8]) -> Vec<i32> {
     raw.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect()
+}
+
+/// The same where less than none means nothing.
+fn counts(raw: &[u8]) -> Vec<u32> {
+    numbers(raw).into_iter().map(|count| count.max(0).unsigned_abs()).collect()
 }

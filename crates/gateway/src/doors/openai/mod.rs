@@ -175,7 +175,7 @@ fn replies(
         loop {
             match timeout_at(end, answer.next()).await {
                 Ok(Some(Ok(reply))) => {
-                    output_tokens += reply.output_tokens.iter().map(|count| count.max(&0).unsigned_abs()).sum::<u32>();
+                    output_tokens += reply.output_tokens.iter().sum::<u32>();
                     work.piece(output_tokens);
                     yield Ok(reply);
                 }

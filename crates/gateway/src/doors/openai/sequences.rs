@@ -41,8 +41,7 @@ impl Sequences {
     /// What a reply says of each sequence in it.
     pub fn pieces(&mut self, reply: Reply) -> Vec<Piece> {
         let Reply { texts, sequences, finish_reasons, input_tokens, output_tokens, .. } = reply;
-        let count =
-            |counts: &[i32], at: usize| counts.get(at).map_or(0, |count| count.max(&0).unsigned_abs());
+        let count = |counts: &[u32], at: usize| counts.get(at).copied().unwrap_or_default();
         let pieces = texts.into_iter().enumerate().map(|(at, text)| {
             let sequence = sequences.get(at).map_or(at, |&index| index.max(0) as usize);
             let finish_reason = finish_reasons.get(at).filter(|reason| !reason.is_empty()).cloned();
