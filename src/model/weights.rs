@@ -65,7 +65,7 @@ impl Weights {
         if spec.shape.len() != rank {
             return Err(bad(format!("shape {:?}, expected {rank} dimensions", spec.shape)));
         }
-        if spec.dtype == DType::U8 {
+        if spec.dtype == DType::U8 || spec.dtype == DType::I32 {
             return Err(bad("a packed format, expected plain elements".into()));
         }
         let bytes = spec.bytes().ok_or_else(|| bad(format!("shape {:?} overflows", spec.shape)))? as usize;
@@ -89,7 +89,7 @@ impl Weights {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
                 // `find` gives no handle to packed bytes.
-                DType::I8 | DType::U8 => TensorData::I8(bytes.align_to().1),
+                DType::I8 | DType::U8 | DType::I32 => TensorData::I8(bytes.align_to().1),
             }
         }
     }

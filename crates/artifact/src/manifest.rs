@@ -170,12 +170,13 @@ pub enum DType {
     I8,
     /// Bytes of a packed format.
     U8,
+    I32,
 }
 
 impl DType {
     pub fn bytes(self) -> usize {
         match self {
-            DType::F32 => 4,
+            DType::F32 | DType::I32 => 4,
             DType::F16 => 2,
             DType::I8 | DType::U8 => 1,
         }
@@ -203,10 +204,10 @@ impl PrecisionEntry {
         match self.format {
             WeightFormat::F32 => 4 * weights,
             WeightFormat::F16 => 2 * weights,
-            // One f32 scale for each output column or embedding row; both are the first dimension.
-            WeightFormat::Int8Column | WeightFormat::Int8Outlier | WeightFormat::Int8Row => {
-                weights + 4 * rows
-            }
+            // An f32 scale and an i32 sum for each output.
+            WeightFormat::Int8Column | WeightFormat::Int8Outlier => weights + 8 * rows,
+            // An f32 scale for each row.
+            WeightFormat::Int8Row => weights + 4 * rows,
             // Half a byte each, and an f32 scale a block.
             WeightFormat::Int4Block => weights / 2 + weights / INT4_BLOCK * 4,
         }

@@ -7,19 +7,18 @@
 /// Domain of every operator below.
 pub const DOMAIN: &str = "textgen";
 /// Version of the domain; an artifact with another version is refused.
-pub const DOMAIN_VERSION: i64 = 2;
+pub const DOMAIN_VERSION: i64 = 3;
 
-/// Per-row dynamic quantization.
-/// `x` f32 `[N, K]` → `q` u8 `[N, K]` with zero point 128, `scale` f32 `[N, 1]`;
-/// `x ≈ (q − 128) · scale`, `scale = max|x| / 127` of the row. A zero row has scale 0. With the attribute
-/// [`ATTR_CLIP`], the scale is at most `clip · rms(x) / 127`, and what lies beyond becomes ±127.
-pub const ROW_QUANTIZE: &str = "RowQuantize";
-
-/// Completes a product of quantized rows: `y = product · scale + bias`.
-/// `product` f32 `[N, M]`, `scale` f32 `[N, 1]`, `bias`? f32 `[M]` → `y` f32 `[N, M]`. With `x`? f32 `[N, K]`,
-/// `weight`? i8 `[K, M]` and `weight_scale`? f32 `[M]`, what the clipping of `x` cut off is multiplied in full:
-/// `y += Σ_k (x_k − clamp(x_k, ±127 · scale)) · weight[k] · weight_scale`.
-pub const ROW_DEQUANTIZE: &str = "RowDequantize";
+/// A linear layer with weights in signed 8 bits, `y = activation(x · weight + bias)`.
+/// `x` f32 `[N, K]`, `weight` i8 `[panels, K/4, 64]` (see [`panel_place`]), `weight_scale` f32 `[M]`, `weight_sum`
+/// i32 `[M]` (the sum of an output's weights), `bias`? f32 `[M]` → `y` f32 `[N, M]`.
+///
+/// Each row of `x` is quantized by its own scale, `max|x| / 127`, and the product is formed in integers, with
+/// weights from −127 to 127: a row's result depends on nothing but the row. With [`ATTR_CLIP`] `c` the scale is
+/// at most `c · rms(x) / 127`; what lies beyond is multiplied in full precision.
+/// [`ATTR_ACTIVATION`] names an [`Activation`]. With [`ATTR_GATED`] 1 the outputs are two halves, `y = activation(first)
+/// · second` f32 `[N, M/2]`, and their panels take turns: the first of the first half, the first of the second, …
+pub const INT8_LINEAR: &str = "Int8Linear";
 
 /// Bidirectional self-attention of the encoder within each row.
 /// `qkv` f32 `[N, 3 · num_heads · head_dim]` (all q heads, then k, then v), `row_offsets`,
@@ -66,7 +65,9 @@ pub const SIMPLE_RECURRENT_CELL: &str = "SimpleRecurrentCell";
 pub const ATTR_NUM_HEADS: &str = "num_heads";
 pub const ATTR_KV_NUM_HEADS: &str = "kv_num_heads";
 pub const ATTR_SCALE: &str = "scale";
+pub const ATTR_ACTIVATION: &str = "activation";
 pub const ATTR_CLIP: &str = "clip";
+pub const ATTR_GATED: &str = "gated";
 pub const ATTR_EPSILON: &str = "epsilon";
 pub const ATTR_NORM_FIRST: &str = "norm_first";
 pub const ATTR_SOFTCAP: &str = "softcap";
@@ -74,3 +75,78 @@ pub const ATTR_WINDOW: &str = "window";
 
 /// Cache lengths (`P`) must be a multiple of this: keys lie in blocks of so many positions.
 pub const KEY_BLOCK: usize = 16;
+
+/// Outputs of a panel of [`INT8_LINEAR`].
+pub const PANEL_OUTPUTS: usize = 16;
+/// Inputs of one output that lie side by side in a panel.
+pub const PANEL_INPUTS: usize = 4;
+
+/// Panels of so many outputs.
+pub fn panels(outputs: usize) -> usize {
+    outputs.div_ceil(PANEL_OUTPUTS)
+}
+
+/// Inputs as a panel has them: a multiple of [`PANEL_INPUTS`]; the added ones are 0.
+pub fn panel_inputs(inputs: usize) -> usize {
+    inputs.next_multiple_of(PANEL_INPUTS)
+}
+
+/// Where in its panel the weight of an output (of the panel) for an input stands:
+/// `[inputs / 4, 16 outputs, 4 inputs]`, as the dot-product instructions of x86 take them.
+pub fn panel_place(output: usize, input: usize) -> usize {
+    (input / PANEL_INPUTS * PANEL_OUTPUTS + output) * PANEL_INPUTS + input % PANEL_INPUTS
+}
+
+/// What follows a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `x · sigmoid(x)`
+    Silu,
+    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`
+    GeluTanh,
+    /// `0.5 x (1 + erf(x / √2))`
+    GeluErf,
+}
+
+impl Activation {
+    const ALL: [Self; 4] = [Self::Relu, Self::Silu, Self::GeluTanh, Self::GeluErf];
+
+    /// Its name in a graph.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu_tanh",
+            Self::GeluErf => "gelu_erf",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|activation| activation.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_weight_of_a_panel_has_its_own_place() {
+        let places =
+            (0..PANEL_OUTPUTS).flat_map(|output| (0..8).map(move |input| panel_place(output, input)));
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..PANEL_OUTPUTS * 8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn activations_are_found_by_their_names() {
+        for activation in Activation::ALL {
+            assert_eq!(Activation::named(activation.name()), Some(activation));
+        }
+        assert_eq!(Activation::named("tanh"), None);
+    }
+}

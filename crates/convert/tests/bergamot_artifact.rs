@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use textgen_artifact::{
     DECODER_FILE, DType, ENCODER_FILE, Manifest, PAGE_BYTES, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat,
     graph,
+    ops::{PANEL_OUTPUTS, panel_place},
 };
 use textgen_convert::{
     ConvertError, ConvertOptions, Precision, Report, Result, Target, convert,
@@ -73,7 +74,7 @@ fn native(name: &str) -> (Vec<i8>, f32) {
 
 fn element_bytes(data_type: i32) -> usize {
     match DataType::try_from(data_type).unwrap() {
-        DataType::Float => 4,
+        DataType::Float | DataType::Int32 => 4,
         DataType::Int8 | DataType::Uint8 => 1,
         other => panic!("an initializer of type {other:?}"),
     }
@@ -179,12 +180,13 @@ fn graphs_have_the_inputs_and_outputs_of_the_contract() {
 fn int8_keeps_the_checkpoints_own_values() {
     let converted = converted(Precision::Int8);
     let (values, multiplier) = native("encoder_l2_ffn_W2");
-    // The checkpoint has an output after the other, the graph an input after the other.
+    // The checkpoint has an output after the other, the graph panels of outputs.
     let weight = converted.int8("encoder.layers.1.mlp.fc2.weight");
     assert_eq!(weight.len(), values.len());
     for (output, row) in values.chunks(D_FFN).enumerate() {
+        let panel = &weight[output / PANEL_OUTPUTS * PANEL_OUTPUTS * D_FFN..][..PANEL_OUTPUTS * D_FFN];
         for (input, &value) in row.iter().enumerate() {
-            assert_eq!(weight[input * D_MODEL + output], value);
+            assert_eq!(panel[panel_place(output % PANEL_OUTPUTS, input)], value.max(-127));
         }
     }
     let encoder = converted.graph(ENCODER_FILE);

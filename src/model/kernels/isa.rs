@@ -33,10 +33,20 @@ static ISA: LazyLock<Isa> = LazyLock::new(|| {
     Isa::Baseline
 });
 
+#[cfg(target_arch = "x86_64")]
+static VNNI: LazyLock<bool> =
+    LazyLock::new(|| Isa::detect() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni"));
+
 impl Isa {
     /// The best one of this machine.
     pub fn detect() -> Isa {
         *ISA
+    }
+
+    /// Whether [`Isa::Avx512`] comes with the dot products of 8-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    pub fn has_vnni() -> bool {
+        *VNNI
     }
 }
 

@@ -1,11 +1,13 @@
-//! Per-row dynamic quantization, and its undoing after the product.
+//! Per-row dynamic quantization.
 
 use super::isa::{dispatch, multiply_add};
 
 /// Largest magnitude of a quantized value.
 const LIMIT: f32 = 127.0;
-/// Adding it leaves the rounded value plus the zero point 128 in the low byte of the float's bits.
-const ROUND_TO_U8: f32 = 12_582_912.0 + 128.0;
+/// What stands for 0.
+pub const ZERO_POINT: u8 = 128;
+/// Adding it leaves the rounded value plus the zero point in the low byte of the float's bits.
+const ROUND_TO_U8: f32 = 12_582_912.0 + ZERO_POINT as f32;
 
 dispatch! {
     /// Quantizes one row: `x ≈ (q − 128) · scale` with `scale = max|x| / 127`, at most `clip · rms(x) / 127`
@@ -35,7 +37,7 @@ fn quantize_row_body<const FMA: bool>(x: &[f32], clip: f32, q: &mut [u8], scale:
     }
     // The square of a large finite number is infinite; such a row is not clipped, and not at fault either.
     if sum.is_nan() || (sum.is_infinite() && x.iter().any(|value| !value.is_finite())) {
-        q.fill(128);
+        q.fill(ZERO_POINT);
         *scale = f32::NAN;
         return;
     }
@@ -54,40 +56,17 @@ fn quantize_row_body<const FMA: bool>(x: &[f32], clip: f32, q: &mut [u8], scale:
     }
 }
 
-dispatch! {
-    /// `y = y · scale + bias`; an empty `bias` is none.
-    pub fn dequantize_row(y: &mut [f32], scale: f32, bias: &[f32]) = dequantize_row_body
-}
-
-#[inline(always)]
-fn dequantize_row_body<const FMA: bool>(y: &mut [f32], scale: f32, bias: &[f32]) {
-    if bias.is_empty() {
-        for y in y {
-            *y *= scale;
-        }
-    } else {
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y = multiply_add::<FMA>(*y, scale, *bias);
-        }
-    }
-}
-
-/// What [`quantize_row`] cut off `value` at this scale; 0 for all but outliers.
-pub fn cut_off(value: f32, scale: f32) -> f32 {
+/// Appends what [`quantize_row`] cut off a row at this scale: input and value.
+pub fn collect_cut_off(x: &[f32], scale: f32, cut_off: &mut Vec<(u32, f32)>) {
     let limit = LIMIT * scale;
-    // Within rounding of the limit nothing was cut.
-    if value.abs() <= limit * (1.0 + 1e-6) { 0.0 } else { value - limit.copysign(value) }
-}
-
-dispatch! {
-    /// `y += factor · weights · scales`, all of one length.
-    pub fn add_scaled_weights(y: &mut [f32], factor: f32, weights: &[i8], scales: &[f32]) = add_scaled_weights_body
-}
-
-#[inline(always)]
-fn add_scaled_weights_body<const FMA: bool>(y: &mut [f32], factor: f32, weights: &[i8], scales: &[f32]) {
-    for ((y, weight), scale) in y.iter_mut().zip(weights).zip(scales) {
-        *y = multiply_add::<FMA>(factor * scale, f32::from(*weight), *y);
+    // Within rounding of the limit nothing was cut. Of a row that is NaN, there is nothing to save.
+    let reach = limit * (1.0 + 1e-6);
+    for (index, chunk) in x.chunks(16).enumerate() {
+        if chunk.iter().fold(false, |any, value| any | (value.abs() > reach)) {
+            for (lane, &value) in chunk.iter().enumerate().filter(|(_, value)| value.abs() > reach) {
+                cut_off.push(((16 * index + lane) as u32, value - limit.copysign(value)));
+            }
+        }
     }
 }
 
@@ -115,11 +94,19 @@ mod tests {
         assert_eq!(q[7], 1);
         let rms = (x.iter().map(|value| value * value).sum::<f32>() / x.len() as f32).sqrt();
         assert!((scale - 4.0 * rms / 127.0).abs() < 1e-5);
-        for (q, &x) in q.iter().zip(&x) {
-            let restored = (f32::from(*q) - 128.0) * scale + cut_off(x, scale);
+        let cut = cut_off(&x, scale);
+        assert_eq!(cut.len(), 1);
+        assert_eq!(cut[0].0, 7);
+        for (index, (q, &x)) in q.iter().zip(&x).enumerate() {
+            let restored = (f32::from(*q) - 128.0) * scale + if index == 7 { cut[0].1 } else { 0.0 };
             assert!((restored - x).abs() <= scale * 0.5001, "{x} became {restored}");
         }
-        assert_eq!(x.iter().filter(|&&x| cut_off(x, scale) != 0.0).count(), 1);
+    }
+
+    fn cut_off(x: &[f32], scale: f32) -> Vec<(u32, f32)> {
+        let mut cut_off = Vec::new();
+        collect_cut_off(x, scale, &mut cut_off);
+        cut_off
     }
 
     #[test]
@@ -130,7 +117,7 @@ mod tests {
         quantize_row(&x, 0.0, &mut plain, &mut scale);
         quantize_row(&x, 4.0, &mut clipped, &mut clipped_scale);
         assert_eq!((plain, scale), (clipped, clipped_scale));
-        assert!(x.iter().all(|&x| cut_off(x, scale) == 0.0));
+        assert!(cut_off(&x, scale).is_empty() && cut_off(&[1.0, f32::NAN], f32::NAN).is_empty());
     }
 
     #[test]
@@ -152,16 +139,5 @@ mod tests {
             quantize_row(&[1e30; 20], clip, &mut q, &mut scale);
             assert!(scale.is_finite() && q.iter().all(|&q| q == 255), "squares overflow, the row does not");
         }
-    }
-
-    #[test]
-    fn dequantizing_scales_and_adds() {
-        let mut y = vec![2.0; 37];
-        dequantize_row(&mut y, 0.5, &[]);
-        assert_eq!(y, [1.0; 37]);
-        dequantize_row(&mut y, 3.0, &[0.25; 37]);
-        assert_eq!(y, [3.25; 37]);
-        add_scaled_weights(&mut y, 2.0, &[-3; 37], &[0.5; 37]);
-        assert_eq!(y, [0.25; 37]);
     }
 }

@@ -238,6 +238,11 @@ impl<T> SharedMut<T> {
         Self::new(slice.as_mut_ptr(), slice.len())
     }
 
+    /// Address of the first element.
+    pub fn start(&self) -> *mut T {
+        self.data
+    }
+
     /// Elements `start .. start + len`, to read.
     ///
     /// # Panics

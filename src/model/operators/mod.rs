@@ -6,7 +6,7 @@
 mod attention;
 mod cache;
 mod context;
-mod quantize;
+mod linear;
 mod recurrent;
 mod rotary;
 
@@ -16,8 +16,7 @@ use textgen_artifact::ops::DOMAIN;
 /// The domain with all operators, for a session to register.
 pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
-        .add(quantize::RowQuantize)?
-        .add(quantize::RowDequantize)?
+        .add(linear::Int8Linear)?
         .add(attention::RaggedAttention)?
         .add(rotary::RotaryHeads)?
         .add(attention::CachedAttention)?

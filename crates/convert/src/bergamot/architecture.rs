@@ -13,6 +13,7 @@ use std::path::Path;
 
 use textgen_artifact::{
     DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part, TokenizerSpec,
+    ops::Activation,
 };
 
 use super::{
@@ -215,8 +216,8 @@ impl Bergamot {
         let Config { d_model, d_ffn, .. } = self.config;
         let weight = self.weight(&format!("{tensors}_W1"), d_ffn, d_model);
         let bias = Some(self.container.vector(&format!("{tensors}_b1"), d_ffn)?);
-        let hidden = graph.linear(&format!("{address}/fc1"), x, Linear { weight, bias, format })?;
-        let hidden = graph.relu(&format!("{address}/Relu"), hidden);
+        let fc1 = Linear { weight, bias, format };
+        let hidden = graph.activated_linear(&format!("{address}/fc1"), x, fc1, Activation::Relu)?;
         let weight = self.weight(&format!("{tensors}_W2"), d_model, d_ffn);
         let bias = self.container.vector(&format!("{tensors}_b2"), d_model)?;
         let out = graph.linear(&format!("{address}/fc2"), hidden, Linear { weight, bias: None, format })?;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use textgen_artifact::RotarySpec;
+use textgen_artifact::{RotarySpec, ops::Activation};
 
 use super::rope;
 use crate::error::{ConvertError, Result};
@@ -52,13 +52,6 @@ pub enum HeadNorm {
     None,
     BeforeRotation,
     AfterRotation,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    Silu,
-    GeluTanh,
-    GeluErf,
 }
 
 /// What a layer's attention sees, and how it knows positions.

@@ -9,7 +9,7 @@ use textgen_artifact::{Geometry, Part};
 
 use super::{
     EMBEDDING, HEAD,
-    config::{Activation, Config, HeadNorm},
+    config::{Config, HeadNorm},
 };
 use crate::{
     checkpoint::Precision,
@@ -185,8 +185,6 @@ impl Layers<'_> {
         graph.rotary_norms(at, &query?, &key?, order).map(Some)
     }
 
-    // x ─ gate, up (both) ─ Split ─┬─ act ─ Mul ─ down
-    //                              └────────┘
     fn feed_forward(
         &self,
         graph: &mut GraphBuilder,
@@ -194,19 +192,11 @@ impl Layers<'_> {
         x: Value<f32>,
         prefix: &str,
     ) -> Result<Value<f32>> {
-        let Config { d_model, d_ff, mlp_bias, .. } = *self.config;
+        let Config { d_model, d_ff, mlp_bias, activation, .. } = *self.config;
         let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"].map(|name| format!("{prefix}.{name}"));
         let parts = [(gate.as_str(), d_ff), (up.as_str(), d_ff)];
-        let hidden =
-            self.linear(graph, &format!("{at}/gate_up"), x, &parts, d_model, mlp_bias, self.format())?;
-        let (gate, up) = graph.halves(&format!("{at}/Split"), hidden);
-        let address = format!("{at}/act");
-        let gate = match self.config.activation {
-            Activation::Silu => graph.silu(&address, gate),
-            Activation::GeluTanh => graph.gelu_tanh(&address, gate),
-            Activation::GeluErf => graph.gelu_erf(&address, gate),
-        };
-        let hidden = graph.mul(&format!("{at}/Mul"), gate, up);
+        let gate_up = self.layer(&parts, d_model, mlp_bias, self.format())?;
+        let hidden = graph.gated_linear(&format!("{at}/gate_up"), x, gate_up, activation)?;
         let parts = [(down.as_str(), d_model)];
         self.linear(graph, &format!("{at}/down"), hidden, &parts, d_ff, mlp_bias, self.outlier_format())
     }
@@ -230,7 +220,6 @@ impl Layers<'_> {
         })
     }
 
-    /// A linear layer whose outputs are those of `parts`, one after the other.
     #[allow(clippy::too_many_arguments)]
     fn linear(
         &self,
@@ -242,6 +231,17 @@ impl Layers<'_> {
         has_bias: bool,
         format: LinearFormat,
     ) -> Result<Value<f32>> {
+        graph.linear(address, x, self.layer(parts, inputs, has_bias, format)?)
+    }
+
+    /// A linear layer whose outputs are those of `parts`, one after the other.
+    fn layer(
+        &self,
+        parts: &[Stacked],
+        inputs: usize,
+        has_bias: bool,
+        format: LinearFormat,
+    ) -> Result<Linear<'_>> {
         let mut weights = Vec::with_capacity(parts.len());
         let mut bias = Vec::new();
         for &(tensor, outputs) in parts {
@@ -259,6 +259,6 @@ impl Layers<'_> {
             }
         }
         let bias = has_bias.then_some(bias);
-        graph.linear(address, x, Linear { weight: Weight::stack(weights), bias, format })
+        Ok(Linear { weight: Weight::stack(weights), bias, format })
     }
 }

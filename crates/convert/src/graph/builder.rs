@@ -66,8 +66,6 @@ pub struct GraphBuilder<'w> {
     initializers: Vec<TensorProto>,
     /// Ids of initializers by name.
     initializer_ids: BTreeMap<String, usize>,
-    /// Quantized form and scale of values that a linear layer has asked for, by id and whether it is clipped.
-    pub(super) quantized: BTreeMap<(usize, bool), (Value<u8>, Value<f32>)>,
 }
 
 impl<'w> GraphBuilder<'w> {
@@ -83,7 +81,6 @@ impl<'w> GraphBuilder<'w> {
             outputs: Vec::new(),
             initializers: Vec::new(),
             initializer_ids: BTreeMap::new(),
-            quantized: BTreeMap::new(),
         }
     }
 
@@ -234,6 +231,7 @@ fn external_tensor(spec: &TensorSpec) -> TensorProto {
         DType::F16 => half::f16::DATA_TYPE,
         DType::I8 => i8::DATA_TYPE,
         DType::U8 => u8::DATA_TYPE,
+        DType::I32 => i32::DATA_TYPE,
     };
     let length = spec.bytes().expect("a tensor on disk has a size");
     let entries = [

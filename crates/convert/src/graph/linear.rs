@@ -1,6 +1,9 @@
 //! Linear layers; the number format of the weights is hidden here.
 
-use textgen_artifact::{INT4_BLOCK, WeightFormat, ops};
+use textgen_artifact::{
+    INT4_BLOCK, WeightFormat,
+    ops::{self, Activation, PANEL_INPUTS, PANEL_OUTPUTS, panel_inputs, panel_place, panels},
+};
 
 use super::{
     GraphBuilder, Node, Value,
@@ -14,10 +17,6 @@ use crate::{
 /// Root mean squares of a row beyond which [`LinearFormat::Int8Outlier`] multiplies in full precision. At 4, a
 /// row of Gaussian noise has next to none of them, and the step of the 8-bit grid is as fine as such a row's own.
 const CLIP: f32 = 4.0;
-/// Zero point that [`ops::ROW_QUANTIZE`] uses.
-const ACTIVATION_ZERO_POINT: u8 = 128;
-/// Lines of a matrix that are transposed at a time.
-const STRIPE: usize = 32;
 
 /// Format of a linear layer's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +52,50 @@ pub struct Linear<'s> {
     pub format: LinearFormat,
 }
 
+/// What becomes of the outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Nothing,
+    Activated(Activation),
+    /// `activation(first half) · second half`
+    Gated(Activation),
+}
+
 impl GraphBuilder<'_> {
     /// A linear layer, `[N, inputs]` to `[N, outputs]`.
     pub fn linear(&mut self, address: &str, x: Value<f32>, layer: Linear) -> Result<Value<f32>> {
+        self.linear_and(address, x, layer, After::Nothing)
+    }
+
+    /// A linear layer and an activation.
+    pub fn activated_linear(
+        &mut self,
+        address: &str,
+        x: Value<f32>,
+        layer: Linear,
+        activation: Activation,
+    ) -> Result<Value<f32>> {
+        self.linear_and(address, x, layer, After::Activated(activation))
+    }
+
+    /// A linear layer whose outputs are a gate and values, one after the other: `activation(gate) · values`.
+    pub fn gated_linear(
+        &mut self,
+        address: &str,
+        x: Value<f32>,
+        layer: Linear,
+        activation: Activation,
+    ) -> Result<Value<f32>> {
+        self.linear_and(address, x, layer, After::Gated(activation))
+    }
+
+    fn linear_and(
+        &mut self,
+        address: &str,
+        x: Value<f32>,
+        layer: Linear,
+        after: After,
+    ) -> Result<Value<f32>> {
         let Linear { weight, bias, mut format } = layer;
         if format == LinearFormat::Int4Block && weight.columns() % INT4_BLOCK != 0 {
             format = LinearFormat::Int8Column;
@@ -65,15 +105,24 @@ impl GraphBuilder<'_> {
             Some(bias) => Some(self.initializer(&initializer_name(address, "bias"), &[bias.len()], &bias)?),
             None => None,
         };
-        match format {
+        let y = match format {
             LinearFormat::F32 => {
                 let weight = self.full(&initializer_name(address, "weight"), &weight)?;
-                Ok(self.gemm(address, x, weight, bias))
+                self.gemm(address, x, weight, bias)
             }
-            LinearFormat::Int8Column => self.int8(address, x, &weight, bias, None),
-            LinearFormat::Int8Outlier => self.int8(address, x, &weight, bias, Some(CLIP)),
-            LinearFormat::Int4Block => self.int4(address, x, &weight, bias),
-        }
+            LinearFormat::Int8Column => return self.int8(address, x, &weight, bias, None, after),
+            LinearFormat::Int8Outlier => return self.int8(address, x, &weight, bias, Some(CLIP), after),
+            LinearFormat::Int4Block => self.int4(address, x, &weight, bias)?,
+        };
+        Ok(match after {
+            After::Nothing => y,
+            After::Activated(activation) => self.activation(&format!("{address}/act"), y, activation),
+            After::Gated(activation) => {
+                let (gate, values) = self.halves(&format!("{address}/Split"), y);
+                let gate = self.activation(&format!("{address}/act"), gate, activation);
+                self.mul(&format!("{address}/Mul"), gate, values)
+            }
+        })
     }
 
     /// A linear layer in fp32 whose weights are the first `outputs` rows of an embedding table that
@@ -110,8 +159,6 @@ impl GraphBuilder<'_> {
         self.apply(&format!("{address}/Gemm"), node)
     }
 
-    // x ─ RowQuantize ─┬─ q ──── MatMulIntegerToFloat ─ RowDequantize ─ y
-    //                  └─ scale ────────────────────────┘ (bias, outliers of x)
     fn int8(
         &mut self,
         address: &str,
@@ -119,27 +166,30 @@ impl GraphBuilder<'_> {
         weight: &Weight,
         bias: Option<Value<f32>>,
         clip: Option<f32>,
+        after: After,
     ) -> Result<Value<f32>> {
-        let (q, row_scale) = self.row_quantize(address, x, clip);
         let [outputs, inputs] = weight.shape();
-        let (values, scales) = weight.to_int8()?;
-        let weight = self.transposed(&initializer_name(address, "weight"), outputs, inputs, &values)?;
+        let (mut values, scales) = weight.to_int8()?;
+        // The operator's range is symmetric; the quantizers of ours and of Bergamot keep to it.
+        values.iter_mut().for_each(|value| *value = (*value).max(-i8::MAX));
+        let halves = if matches!(after, After::Gated(_)) { 2 } else { 1 };
+        let weight = self.packed(&initializer_name(address, "weight"), inputs, &values, halves)?;
+        let sums: Vec<i32> =
+            values.chunks_exact(inputs).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
         let scale = self.initializer(&initializer_name(address, "weight_scale"), &[outputs], &scales)?;
-        // The rows' own scales come after the product, which knows only one for the whole tensor.
-        let one = self.scalar("one", 1.0_f32);
-        let zero_point = self.scalar("activation_zero_point", ACTIVATION_ZERO_POINT);
-        let product = Node::microsoft("MatMulIntegerToFloat")
-            .input(q)
-            .input(weight)
-            .input(one)
-            .input(scale)
-            .input(zero_point);
-        let product = self.apply::<f32>(&format!("{address}/MatMulIntegerToFloat"), product);
-        let mut complete = Node::textgen(ops::ROW_DEQUANTIZE).input(product).input(row_scale).optional(bias);
-        if clip.is_some() {
-            complete = complete.input(x).input(weight).input(scale);
+        let sum = self.initializer(&initializer_name(address, "weight_sum"), &[outputs], &sums)?;
+        let mut node =
+            Node::textgen(ops::INT8_LINEAR).input(x).input(weight).input(scale).input(sum).optional(bias);
+        if let Some(clip) = clip {
+            node = node.float(ops::ATTR_CLIP, clip);
         }
-        Ok(self.apply(&format!("{address}/RowDequantize"), complete))
+        if let After::Activated(activation) | After::Gated(activation) = after {
+            node = node.string(ops::ATTR_ACTIVATION, activation.name());
+        }
+        if halves == 2 {
+            node = node.int(ops::ATTR_GATED, 1);
+        }
+        Ok(self.apply(&format!("{address}/{}", ops::INT8_LINEAR), node))
     }
 
     fn int4(
@@ -171,22 +221,6 @@ impl GraphBuilder<'_> {
         })
     }
 
-    /// Quantized rows and their scales; once for each value, however many layers take it.
-    fn row_quantize(&mut self, address: &str, x: Value<f32>, clip: Option<f32>) -> (Value<u8>, Value<f32>) {
-        let key = (x.id, clip.is_some());
-        if let Some(&quantized) = self.quantized.get(&key) {
-            return quantized;
-        }
-        let mut node = Node::textgen(ops::ROW_QUANTIZE).input(x);
-        if let Some(clip) = clip {
-            node = node.float(ops::ATTR_CLIP, clip);
-        }
-        let node = self.add(&format!("{address}/RowQuantize"), node);
-        let quantized = (self.result(node, 0), self.result(node, 1));
-        self.quantized.insert(key, quantized);
-        quantized
-    }
-
     /// A matrix in full precision.
     fn full(&mut self, name: &str, weight: &Weight) -> Result<Value<f32>> {
         let shape @ [rows, columns] = weight.shape();
@@ -201,19 +235,24 @@ impl GraphBuilder<'_> {
         Ok(self.external(name, &shape))
     }
 
-    /// Writes a `[rows, columns]` matrix as `[columns, rows]`, a stripe at a time.
-    fn transposed(&mut self, name: &str, rows: usize, columns: usize, values: &[i8]) -> Result<Value<i8>> {
-        let shape = [columns, rows];
+    /// Writes a matrix `[outputs, inputs]` in panels; those of several equal parts of the outputs take turns.
+    fn packed(&mut self, name: &str, inputs: usize, values: &[i8], parts: usize) -> Result<Value<i8>> {
+        let part = values.len() / parts;
+        let (count, width) = (panels(part / inputs), panel_inputs(inputs));
+        let shape = [parts * count, width / PANEL_INPUTS, PANEL_OUTPUTS * PANEL_INPUTS];
         let mut tensor = self.weights.start::<i8>(name, &shape)?;
-        let mut stripe = vec![0; STRIPE * rows];
-        for first in (0..columns).step_by(STRIPE) {
-            let width = STRIPE.min(columns - first);
-            for (r, row) in values.chunks_exact(columns).enumerate() {
-                for (c, &value) in row[first..first + width].iter().enumerate() {
-                    stripe[c * rows + r] = value;
+        let mut panel = vec![0; width * PANEL_OUTPUTS];
+        for index in 0..count {
+            for part in values.chunks_exact(part) {
+                panel.fill(0);
+                let rows = part.chunks_exact(inputs).skip(index * PANEL_OUTPUTS).take(PANEL_OUTPUTS);
+                for (output, row) in rows.enumerate() {
+                    for (input, &value) in row.iter().enumerate() {
+                        panel[panel_place(output, input)] = value;
+                    }
                 }
+                tensor.extend(&panel)?;
             }
-            tensor.extend(&stripe[..width * rows])?;
         }
         tensor.finish();
         Ok(self.external(name, &shape))

@@ -1,11 +1,11 @@
-//! The graph builder: nodes named as addresses (`/decoder/layers.0/self_attn/qkv/MatMulIntegerToFloat`),
+//! The graph builder: nodes named as addresses (`/decoder/layers.0/self_attn/qkv/Int8Linear`),
 //! typed handles for values, and a method for each operation that the architectures use.
 //!
 //! ```ignore
 //! let mut graph = GraphBuilder::new(Part::Decoder, &mut weights);
 //! let inputs = DecoderInputs::declare(&mut graph, &geometry);
-//! let hidden = graph.linear("/decoder/layers.0/mlp/fc1", inputs.x, Linear { weight, bias, format })?;
-//! let hidden = graph.relu("/decoder/layers.0/mlp/Relu", hidden);
+//! let fc1 = Linear { weight, bias, format };
+//! let hidden = graph.activated_linear("/decoder/layers.0/mlp/fc1", inputs.x, fc1, Activation::Relu)?;
 //! …
 //! DecoderInputs::finish(&mut graph, &geometry, logits);
 //! graph.write(&dir.join(DECODER_FILE))?;

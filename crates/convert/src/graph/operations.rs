@@ -1,5 +1,7 @@
 //! Norms, activations and arithmetic.
 
+use textgen_artifact::ops::Activation;
+
 use super::{GraphBuilder, Node, Value, builder::initializer_name};
 use crate::error::Result;
 
@@ -16,19 +18,15 @@ impl GraphBuilder<'_> {
         self.apply(address, Node::onnx("Relu").input(x))
     }
 
-    /// `0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`
-    pub fn gelu_tanh(&mut self, address: &str, x: Value<f32>) -> Value<f32> {
-        self.apply(address, Node::microsoft("FastGelu").input(x))
-    }
-
-    /// `0.5 x (1 + erf(x / √2))`
-    pub fn gelu_erf(&mut self, address: &str, x: Value<f32>) -> Value<f32> {
-        self.apply(address, Node::microsoft("Gelu").input(x))
-    }
-
-    /// `x · sigmoid(x)`
-    pub fn silu(&mut self, address: &str, x: Value<f32>) -> Value<f32> {
-        self.apply(address, Node::microsoft("QuickGelu").input(x).float("alpha", 1.0))
+    pub fn activation(&mut self, address: &str, x: Value<f32>, activation: Activation) -> Value<f32> {
+        match activation {
+            Activation::Relu => self.relu(address, x),
+            Activation::Silu => {
+                self.apply(address, Node::microsoft("QuickGelu").input(x).float("alpha", 1.0))
+            }
+            Activation::GeluTanh => self.apply(address, Node::microsoft("FastGelu").input(x)),
+            Activation::GeluErf => self.apply(address, Node::microsoft("Gelu").input(x)),
+        }
     }
 
     pub fn sum(&mut self, address: &str, a: Value<f32>, b: Value<f32>) -> Value<f32> {

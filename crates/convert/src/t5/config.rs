@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use textgen_artifact::ops::Activation;
 
 use crate::{
     error::{ConvertError, Result},
@@ -52,14 +53,6 @@ impl Variant {
             Self::Umt5 => "umt5",
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    Relu,
-    GeluTanh,
-    GeluErf,
-    Silu,
 }
 
 /// Relative-position buckets of self-attention.

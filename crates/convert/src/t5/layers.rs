@@ -2,7 +2,7 @@
 
 use super::{
     bias,
-    config::{Activation, Config},
+    config::Config,
     tensors::{Layout, Stack},
 };
 use crate::{
@@ -167,8 +167,6 @@ impl<'a> Layers<'a> {
         Ok(biases)
     }
 
-    // gated:  x ─ wi (both) ─ Split ─┬─ act ─ Mul ─ wo        plain:  x ─ wi ─ act ─ wo
-    //                                └────────┘
     pub fn feed_forward(
         &self,
         graph: &mut GraphBuilder,
@@ -176,29 +174,17 @@ impl<'a> Layers<'a> {
         x: Value<f32>,
         prefix: &str,
     ) -> Result<Value<f32>> {
-        let Config { d_model, d_ff, gated, .. } = *self.config;
+        let Config { d_model, d_ff, gated, activation, .. } = *self.config;
         let input = |name: &str| self.weight(&format!("{prefix}.{name}"), d_ff, d_model);
-        let weight = if gated { Weight::stack([input("wi_0"), input("wi_1")]) } else { input("wi") };
-        let wi = Linear { weight, bias: None, format: self.format() };
-        let hidden = graph.linear(&format!("{address}/wi"), x, wi)?;
+        let (at, format) = (format!("{address}/wi"), self.format());
         let hidden = if gated {
-            let (gate, value) = graph.halves(&format!("{address}/Split"), hidden);
-            let gate = self.activation(graph, &format!("{address}/act"), gate);
-            graph.mul(&format!("{address}/Mul"), gate, value)
+            let weight = Weight::stack([input("wi_0"), input("wi_1")]);
+            graph.gated_linear(&at, x, Linear { weight, bias: None, format }, activation)?
         } else {
-            self.activation(graph, &format!("{address}/act"), hidden)
+            graph.activated_linear(&at, x, Linear { weight: input("wi"), bias: None, format }, activation)?
         };
         let weight = self.weight(&format!("{prefix}.wo"), d_model, d_ff);
         let wo = Linear { weight, bias: None, format: self.outlier_format() };
         graph.linear(&format!("{address}/wo"), hidden, wo)
-    }
-
-    fn activation(&self, graph: &mut GraphBuilder, address: &str, x: Value<f32>) -> Value<f32> {
-        match self.config.activation {
-            Activation::Relu => graph.relu(address, x),
-            Activation::GeluTanh => graph.gelu_tanh(address, x),
-            Activation::GeluErf => graph.gelu_erf(address, x),
-            Activation::Silu => graph.silu(address, x),
-        }
     }
 }

@@ -36,6 +36,6 @@ element! {
     f16 => Float16, F16;
     i8 => Int8, I8;
     u8 => Uint8, U8;
-    i32 => Int32;
+    i32 => Int32, I32;
     i64 => Int64;
 }
