@@ -18,7 +18,7 @@ for bench in "${@:-sampler}"; do
   "$program" --bench --list | sed -n 's/: benchmark$//p' | while read -r name; do
     count=$(valgrind --tool=callgrind --callgrind-out-file=/dev/null --collect-atstart=no \
       --toggle-collect="$inside" "$program" --bench --test --exact "$name" 2>&1 >/dev/null </dev/null |
-      sed -n 's/.*Collected : //p')
+      sed -n 's/.*Collected : //p' | tail -n 1)
     printf '%15s  %s\n' "${count:-failed}" "$name"
   done
 done
