@@ -196,6 +196,17 @@ bench-gateway: env backend gateway demo-models ## Measure what the gateway adds,
 bench-7b: env backend cli ## Convert and serve a model of HunYuan-7B's shape (25 GB of disk)
 	.venv/bin/python benches/hunyuan_7b.py $(BENCH_ARGS)
 
+# What they are given is told by MICROBENCH_ARGS: '--bench sampler -- top-k'.
+.PHONY: microbench
+microbench: env ## Time the parts around the model: sampler, detokenizer, scheduler, step
+	@: $(CARGO_TOOLS)
+	cargo bench --package triton_textgen $(MICROBENCH_ARGS)
+
+.PHONY: instructions
+instructions: env ## Count the instructions of the microbenchmarks (needs Valgrind)
+	@: $(CARGO_TOOLS)
+	benches/instructions.sh sampler detokenizer scheduler step
+
 .PHONY: lint
 lint: env ## Check format and clippy
 	@: $(CARGO_TOOLS)

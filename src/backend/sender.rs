@@ -31,6 +31,8 @@ struct QueueState {
     open: usize,
     /// Requests have come since the sender last looked, after a time without any.
     awoken: bool,
+    /// The sender waits and has not been woken.
+    is_waiting: bool,
     is_closed: bool,
 }
 
@@ -47,7 +49,13 @@ enum Turn {
 
 impl ReadyQueue {
     fn new() -> Self {
-        let state = QueueState { mailboxes: VecDeque::new(), open: 0, awoken: false, is_closed: false };
+        let state = QueueState {
+            mailboxes: VecDeque::new(),
+            open: 0,
+            awoken: false,
+            is_waiting: false,
+            is_closed: false,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -55,19 +63,29 @@ impl ReadyQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the state and wakes the sender if it waits: a call into the kernel, of which a step needs one rather
+    /// than one for each of its rows.
+    fn change(&self, change: impl FnOnce(&mut QueueState)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let wake = std::mem::take(&mut state.is_waiting);
+        drop(state);
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+
     /// Adds a mailbox that is not in the queue.
     pub(super) fn push(&self, mailbox: Arc<Mailbox>) {
-        self.lock().mailboxes.push_back(mailbox);
-        self.changed.notify_one();
+        self.change(|state| state.mailboxes.push_back(mailbox));
     }
 
     /// A request was handed to the engine.
     pub(super) fn opened(&self) {
-        let mut state = self.lock();
-        state.awoken |= state.open == 0;
-        state.open += 1;
-        drop(state);
-        self.changed.notify_one();
+        self.change(|state| {
+            state.awoken |= state.open == 0;
+            state.open += 1;
+        });
     }
 
     /// The engine has ended a request.
@@ -76,8 +94,7 @@ impl ReadyQueue {
     }
 
     fn close(&self) {
-        self.lock().is_closed = true;
-        self.changed.notify_one();
+        self.change(|state| state.is_closed = true);
     }
 
     fn next(&self) -> Turn {
@@ -92,6 +109,7 @@ impl ReadyQueue {
             if state.is_closed {
                 return Turn::Closed;
             }
+            state.is_waiting = true;
             if state.open == 0 {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -99,6 +117,7 @@ impl ReadyQueue {
             let (guard, waited) =
                 self.changed.wait_timeout(state, POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner);
             state = guard;
+            state.is_waiting = false;
             if waited.timed_out() && state.mailboxes.is_empty() {
                 return Turn::Idle;
             }
@@ -172,7 +191,10 @@ mod tests {
     //! Contract: whatever the engine says and however late it is sent, the client gets all text in order and
     //! exactly one end.
 
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::channel,
+    };
 
     use super::*;
     use crate::{
@@ -269,6 +291,34 @@ mod tests {
             num_output_tokens: 1,
         };
         SequenceUpdate { finished: Some(finished), ..update(index, text) }
+    }
+
+    #[test]
+    fn a_sender_that_waits_is_woken_by_each_piece() {
+        let desk = Desk::new();
+        let queue = Arc::new(ReadyQueue::new());
+        let (found, delivered) = channel();
+        let sender = thread::spawn({
+            let queue = queue.clone();
+            move || {
+                while let Turn::Deliver(mailbox) = queue.next() {
+                    found.send(mailbox).unwrap();
+                }
+            }
+        });
+        for _ in 0..3 {
+            let mut sink = desk.sink(true, 1);
+            sink.update(&update(0, "a"));
+            let mailbox = loop {
+                if let Turn::Deliver(mailbox) = desk.queue.next() {
+                    break mailbox;
+                }
+            };
+            queue.push(mailbox);
+            delivered.recv_timeout(Duration::from_secs(60)).expect("the sender sleeps");
+        }
+        queue.close();
+        sender.join().unwrap();
     }
 
     #[test]

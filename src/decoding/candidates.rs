@@ -1,10 +1,7 @@
 //! The tokens that may be drawn: temperature, top-k, top-p and min-p, in this order, as Hugging Face
 //! `generate()` applies them.
 
-use super::{
-    SamplingParams,
-    logits::{exp, for_each_from, kth_largest, sum_exp},
-};
+use super::{SamplingParams, blocks::Blocks, logits::Weight};
 
 /// A token that survived truncation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,41 +17,44 @@ pub(super) struct Candidates {
     /// Ordered by token.
     kept: Vec<Candidate>,
     ranking: Vec<Candidate>,
+    /// Sum of the weights of each bin.
+    bins: Vec<f64>,
     values: Vec<f32>,
 }
 
 impl Candidates {
-    /// Finds the candidates of `logits`, whose largest is `max` and finite.
-    pub fn select(&mut self, params: &SamplingParams, logits: &[f32], max: f32) -> &[Candidate] {
-        let temperature = params.temperature;
-        let truncates = params.top_k > 0 && params.top_k < logits.len();
+    /// Finds the candidates of `logits`, which `blocks` has read; the largest is `max` and finite.
+    pub fn select(
+        &mut self,
+        params: &SamplingParams,
+        logits: &[f32],
+        blocks: &mut Blocks,
+        max: f32,
+    ) -> &[Candidate] {
+        let weight = Weight::new(max, params.temperature);
+        let top_p = f64::from(params.top_p);
         let nucleus = params.top_p < 1.0;
-        // Of the whole vocabulary; the candidates' own sum when top-k has truncated it.
-        let mut total = None;
-        let floor = if truncates {
-            kth_largest(logits, params.top_k, &mut self.values)
-        } else {
-            // Min-p comes last, but what it drops ranks below all that it keeps: no need to rank it.
-            let mut weight = f64::from(params.min_p);
+        if params.top_k > 0 && params.top_k < logits.len() {
+            let floor = blocks.kth_largest(logits, params.top_k, &mut self.values);
+            let total = self.keep_from(floor, logits, blocks, weight);
             if nucleus {
-                // The tokens below this weight together weigh less than top-p cuts off: none of them survives.
-                let sum = sum_exp(logits, max, temperature);
-                weight = weight.max(0.99 * (1.0 - f64::from(params.top_p)) * sum / logits.len() as f64);
-                total = Some(sum);
+                self.keep_nucleus(top_p * total);
             }
-            logit_below(weight, max, temperature)
-        };
-
-        self.kept.clear();
-        for_each_from(logits, floor, |token, logit| {
-            let weight = exp((logit - max) / temperature);
-            if weight > 0.0 {
-                self.kept.push(Candidate { token, weight });
+        } else if nucleus {
+            let total = blocks.weigh(logits, weight);
+            // All tokens lighter than `least` weigh less together than top-p cuts off if they are at most `tokens`.
+            // Of the whole vocabulary that is certain; a smaller number most often does, and keeps few.
+            for tokens in [logits.len().min(1024), logits.len()] {
+                let least = f64::from(params.min_p).max(0.99 * (1.0 - top_p) * total / tokens as f64);
+                let floor = logit_below(least, max, params.temperature);
+                if self.keep_from(floor, logits, blocks, weight) >= top_p * total {
+                    break;
+                }
             }
-        });
-        if nucleus {
-            let total = total.unwrap_or_else(|| self.kept.iter().map(|c| f64::from(c.weight)).sum());
-            self.keep_nucleus(f64::from(params.top_p) * total);
+            self.keep_nucleus(top_p * total);
+        } else {
+            let floor = logit_below(f64::from(params.min_p), max, params.temperature);
+            self.keep_from(floor, logits, blocks, weight);
         }
         if params.min_p > 0.0 {
             self.kept.retain(|candidate| candidate.weight >= params.min_p);
@@ -62,38 +62,55 @@ impl Candidates {
         &self.kept
     }
 
+    /// Keeps the tokens from `floor` on; returns what they weigh together.
+    fn keep_from(&mut self, floor: f32, logits: &[f32], blocks: &Blocks, weight: Weight) -> f64 {
+        let mut total = 0.0;
+        self.kept.clear();
+        blocks.for_each_from(logits, floor, |token, logit| {
+            let weight = weight.of(logit);
+            if weight > 0.0 {
+                total += f64::from(weight);
+                self.kept.push(Candidate { token, weight });
+            }
+        });
+        total
+    }
+
     /// Keeps the smallest set of heaviest candidates whose weights reach `target`; the lower id goes first
     /// among equals.
     fn keep_nucleus(&mut self, target: f64) {
-        /// Below this many, sorting is faster than another split.
-        const SORTED: usize = 64;
+        // Coarsely by weight first, so that only those at the border need sorting.
+        self.bins.clear();
+        self.bins.resize(bin(1.0) + 1, 0.0);
+        for candidate in &self.kept {
+            self.bins[bin(candidate.weight)] += f64::from(candidate.weight);
+        }
+        let mut missing = target;
+        let border = self.bins.iter().rposition(|&sum| {
+            let reaches = sum >= missing;
+            missing -= if reaches { 0.0 } else { sum };
+            reaches
+        });
+        let Some(border) = border else { return };
+        self.ranking.clear();
+        self.ranking.extend(self.kept.iter().filter(|candidate| bin(candidate.weight) == border));
         let heaviest_first =
             |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token));
-        self.ranking.clone_from(&self.kept);
-        let mut open = self.ranking.as_mut_slice();
-        let mut missing = target;
-        // The last candidate to keep is in `open`; what ranks before `open` is `missing` short of the target.
-        while open.len() > SORTED {
-            let middle = open.len() / 2;
-            open.select_nth_unstable_by(middle, heaviest_first);
-            let (upper, lower) = std::mem::take(&mut open).split_at_mut(middle);
-            let weight: f64 = upper.iter().map(|c| f64::from(c.weight)).sum();
-            open = if weight >= missing {
-                upper
-            } else {
-                missing -= weight;
-                lower
-            };
-        }
-        open.sort_unstable_by(heaviest_first);
-        let last = open.iter().find(|candidate| {
+        self.ranking.sort_unstable_by(heaviest_first);
+        let last = self.ranking.iter().find(|candidate| {
             missing -= f64::from(candidate.weight);
             missing <= 0.0
         });
-        if let Some(&last) = last {
+        if let Some(&last) = last.or(self.ranking.last()) {
             self.kept.retain(|candidate| heaviest_first(candidate, &last).is_le());
         }
     }
+}
+
+/// Number of the bin of a weight, which lies in (0, 1]: heavier ones have higher numbers, and a bin ends about 3 %
+/// above its beginning.
+fn bin(weight: f32) -> usize {
+    (weight.to_bits() >> 18) as usize
 }
 
 /// A logit that surely weighs less than `weight`, whatever the rounding; negative infinity for weight 0.

@@ -2,6 +2,7 @@
 //!
 //! Called by the engine once for each row of a step. Knows neither the model nor the tokenizer.
 
+mod blocks;
 mod candidates;
 mod guide;
 mod logits;

@@ -52,6 +52,11 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
+    /// True when some of `tokens` may be cut off before one is drawn.
+    pub(super) fn truncates(&self, tokens: usize) -> bool {
+        (self.top_k > 0 && self.top_k < tokens) || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
     /// Choices whose probabilities each prompt is asked for.
     pub fn scored_choices(&self) -> usize {
         match &self.guide {

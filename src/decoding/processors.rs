@@ -36,13 +36,9 @@ impl Edits {
         replaced.or_else(|| logits.get(token as usize).copied()).unwrap_or(f32::NEG_INFINITY)
     }
 
-    /// Puts every logit back.
-    pub fn undo(&mut self, logits: &mut [f32]) {
-        for (token, logit) in self.replaced.drain(..).rev() {
-            if let Some(slot) = logits.get_mut(token as usize) {
-                *slot = logit;
-            }
-        }
+    /// The tokens whose logits were replaced, and what these were; in the order in which it was done.
+    pub fn replaced(&self) -> impl Iterator<Item = (u32, f32)> {
+        self.replaced.iter().copied()
     }
 }
 
@@ -164,12 +160,9 @@ mod tests {
         let mut processed = logits.to_vec();
         let mut edits = Edits::default();
         history.process(params, &mut processed, &mut edits);
-        let mut undone = processed.clone();
         for token in 0..logits.len() as u32 {
             assert_eq!(edits.original(&processed, token), logits[token as usize]);
         }
-        edits.undo(&mut undone);
-        assert_eq!(undone, logits);
         processed
     }
 

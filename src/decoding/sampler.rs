@@ -9,9 +9,10 @@ use rand_chacha::{
 
 use super::{
     SamplingParams,
+    blocks::{Blocks, Peak, log_sum_exp},
     candidates::{Candidate, Candidates},
     guide::GuideCursor,
-    logits::{Peak, log_sum_exp, peak},
+    logits::Weight,
     processors::{Edits, TargetHistory},
 };
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ pub struct Choice {
 #[derive(Debug, Default)]
 pub struct SamplerScratch {
     edits: Edits,
+    blocks: Blocks,
     candidates: Candidates,
     /// Logits of the tokens that a guide allows.
     allowed: Vec<f32>,
@@ -61,11 +63,16 @@ impl TokenSampler {
     /// cannot go on; other sequences are not affected.
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> Result<Choice> {
         let params = &*self.params;
-        let SamplerScratch { edits, candidates, allowed } = scratch;
-        let normalizer =
-            if params.logprobs { Some(log_sum_exp(logits).ok_or_else(no_distribution)?) } else { None };
-
+        let SamplerScratch { edits, blocks, candidates, allowed } = scratch;
         edits.clear();
+        // A guide looks at its own tokens alone, unless a log-probability is asked for.
+        let mut normalizer = None;
+        if self.guide.is_none() || params.logprobs {
+            let best = open(blocks.read(logits)).ok_or_else(no_distribution)?;
+            if params.logprobs {
+                normalizer = Some(blocks.log_sum(logits, best.logit));
+            }
+        }
         let token = match &mut self.guide {
             Some(guide) => {
                 // What is forbidden was looked for in the choices when the guide was made.
@@ -73,14 +80,14 @@ impl TokenSampler {
                 let logit = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
                 allowed.clear();
                 allowed.extend(guide.edges().iter().map(|edge| logit(edge.token)));
-                let best = peak(allowed).filter(|best| best.logit > f32::NEG_INFINITY);
-                let best = best.ok_or_else(no_distribution)?;
-                guide.follow(choose(params, allowed, best, candidates, &mut self.rng) as usize)
+                let best = open(blocks.read(allowed)).ok_or_else(no_distribution)?;
+                guide.follow(choose(params, allowed, best, blocks, candidates, &mut self.rng) as usize)
             }
             None => {
                 self.history.process(params, logits, edits);
-                let best = open_peak(logits, edits)?;
-                choose(params, logits, best, candidates, &mut self.rng)
+                let best = blocks.reread(logits, edits.replaced()).ok_or_else(no_distribution)?;
+                let best = open(Some(best)).ok_or_else(all_forbidden)?;
+                choose(params, logits, best, blocks, candidates, &mut self.rng)
             }
         };
         let logprob = normalizer
@@ -90,32 +97,32 @@ impl TokenSampler {
     }
 }
 
-/// The most probable of `logits`, which `edits` have changed; an error when that is nothing.
-fn open_peak(logits: &mut [f32], edits: &mut Edits) -> Result<Peak> {
-    let best = peak(logits).ok_or_else(no_distribution)?;
-    if best.logit > f32::NEG_INFINITY {
-        return Ok(best);
-    }
-    edits.undo(logits);
-    Err(match peak(logits) {
-        Some(best) if best.logit > f32::NEG_INFINITY => all_forbidden(),
-        _ => no_distribution(),
-    })
+/// None when even the best is forbidden.
+fn open(best: Option<Peak>) -> Option<Peak> {
+    best.filter(|best| best.logit > f32::NEG_INFINITY)
 }
 
-/// Index of the logit that is chosen; `best` is the largest, and finite.
+/// Index of the logit that is chosen among `logits`, which `blocks` has read; `best` is the largest, and finite.
 fn choose(
     params: &SamplingParams,
     logits: &[f32],
     best: Peak,
+    blocks: &mut Blocks,
     candidates: &mut Candidates,
     rng: &mut ChaCha8Rng,
 ) -> u32 {
-    if params.temperature > 0.0 {
-        draw(candidates.select(params, logits, best.logit), rng).unwrap_or(best.token)
-    } else {
-        best.token
+    if params.temperature == 0.0 {
+        return best.token;
     }
+    let uniform = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    let drawn = if params.truncates(logits.len()) {
+        draw(candidates.select(params, logits, blocks, best.logit), uniform)
+    } else {
+        let weight = Weight::new(best.logit, params.temperature);
+        let total = blocks.weigh(logits, weight);
+        blocks.reach(logits, weight, uniform * total)
+    };
+    drawn.unwrap_or(best.token)
 }
 
 /// Natural log-probability of `token` under `logits`.
@@ -149,10 +156,9 @@ pub(super) fn log_probability_of_any(logits: &[f32], tokens: &[u32]) -> Result<f
     Ok((max + sum.ln() - normalizer) as f32)
 }
 
-/// Draws one candidate by its weight; none only when there are no candidates.
-fn draw(candidates: &[Candidate], rng: &mut ChaCha8Rng) -> Option<u32> {
+/// Draws one candidate by its weight, with a number in [0, 1); none only when there are no candidates.
+fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
     let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-    let uniform = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
     let target = uniform * total;
     let mut reached = 0.0;
     let drawn = candidates.iter().find(|candidate| {

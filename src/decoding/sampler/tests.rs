@@ -23,8 +23,9 @@ fn sampling() -> SamplingParams {
 }
 
 fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
-    let max = peak(logits).unwrap().logit;
-    Candidates::default().select(params, logits, max).to_vec()
+    let mut blocks = Blocks::default();
+    let max = blocks.read(logits).unwrap().logit;
+    Candidates::default().select(params, logits, &mut blocks, max).to_vec()
 }
 
 #[derive(Deserialize)]
