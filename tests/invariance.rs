@@ -4,9 +4,13 @@
 
 mod support;
 
-use std::{sync::Arc, thread::sleep, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread::sleep,
+    time::Duration,
+};
 
-use support::{Artifact, Generated, fixture, submit, wait};
+use support::{Artifact, DraftCounter, Generated, fixture, submit, wait};
 use textgen_convert::Precision;
 use triton_textgen::{
     decoding::{ChoiceGuide, SamplingParams},
@@ -110,7 +114,8 @@ fn check(fixture_name: &str, precision: Precision) {
     let parts = artifact.model_with(32, parts);
     // A few slots, so that there is room for drafts.
     let drafting = EngineOptions { prompt_lookup: LOOKUP, max_prefill_tokens: 3, ..EngineOptions::default() };
-    let drafting = artifact.model_with(5, drafting);
+    let drafts = Arc::new(DraftCounter::default());
+    let drafting = artifact.observed_model(5, drafting, drafts.clone());
     let nothing_reused = artifact.model_with(32, plain);
     for (label, got) in [
         ("alone in a large model", alone(&model)),
@@ -130,6 +135,8 @@ fn check(fixture_name: &str, precision: Precision) {
             assert_eq!(got, expected, "{fixture_name} {precision:?}, {label}, request {index}");
         }
     }
+    let (drafted, accepted) = (drafts.drafted.load(Relaxed), drafts.accepted.load(Relaxed));
+    assert!(0 < accepted && accepted < drafted, "{fixture_name}: {accepted} of {drafted} drafted tokens");
 }
 
 /// A text that was generated token by token has the same log-probabilities when it is fed in one go.

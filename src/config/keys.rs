@@ -454,6 +454,31 @@ mod tests {
     }
 
     #[test]
+    fn drafts_are_refused_where_a_model_that_cannot_have_them_asks_itself() {
+        let limits = |can_rewind| ExecutorLimits {
+            slots: 1,
+            max_target_tokens: 1,
+            vocab_size: 1,
+            can_rewind,
+            encoder: None,
+        };
+        let own = parse(&[("prompt_lookup_num_tokens", "5")], json!({})).unwrap();
+        assert_eq!(own.options.engine.prompt_lookup, PromptLookup { num_tokens: 5, max_ngram_size: 3 });
+        assert_eq!(own.check_limits(limits(true)), Ok(()));
+        let error = own.check_limits(limits(false)).unwrap_err();
+        assert!(error.message.contains("parameters[prompt_lookup_num_tokens]: got 5"), "{error}");
+
+        let all = json!({"prompt_lookup_num_tokens": "5", "max_matching_ngram_size": "2"});
+        let config = parse(&[], all.clone()).unwrap();
+        assert_eq!(config.options.engine.prompt_lookup, PromptLookup { num_tokens: 5, max_ngram_size: 2 });
+        assert_eq!(config.check_limits(limits(false)), Ok(()));
+        let off = parse(&[("prompt_lookup_num_tokens", "0")], all).unwrap();
+        assert_eq!(off.options.engine.prompt_lookup.num_tokens, 0);
+        assert_eq!(off.check_limits(limits(false)), Ok(()));
+        assert!(parse(&[("max_matching_ngram_size", "0")], json!({})).is_err());
+    }
+
+    #[test]
     fn defaults_are_in_range_and_names_unique() {
         for (index, key) in NUMBERS.iter().enumerate() {
             if let Some(default) = key.default {
