@@ -79,17 +79,19 @@ impl Drafter {
 fn find_continuation(tokens: &[u32], max_ngram_size: usize, from: usize) -> Option<usize> {
     let (last, earlier) = tokens.split_last()?;
     let (before, after) = earlier.split_at(from.saturating_sub(1).min(earlier.len()));
-    let after = after.iter().enumerate().map(|(index, token)| (before.len() + index, token));
     let mut longest = 0;
     let mut found = None;
-    for (place, _) in after.chain(before.iter().enumerate()).filter(|(_, token)| *token == last) {
-        let pairs = earlier[..place].iter().rev().zip(earlier.iter().rev());
-        let length = 1 + pairs.take(max_ngram_size - 1).take_while(|(a, b)| a == b).count();
-        if length > longest {
-            (longest, found) = (length, Some(place + 1));
-        }
-        if length == max_ngram_size {
-            break;
+    for (part, offset) in [(after, before.len()), (before, 0)] {
+        for (index, _) in part.iter().enumerate().filter(|(_, token)| *token == last) {
+            let place = offset + index;
+            let pairs = earlier[..place].iter().rev().zip(earlier.iter().rev());
+            let length = 1 + pairs.take(max_ngram_size - 1).take_while(|(a, b)| a == b).count();
+            if length > longest {
+                (longest, found) = (length, Some(place + 1));
+            }
+            if length == max_ngram_size {
+                return found;
+            }
         }
     }
     found

@@ -1,8 +1,8 @@
 //! What the next step feeds: one token of every running stream, as much of the waiting prompts as the streams can
 //! bear, and drafts where there is room.
 
-/// A step of so many tokens is busy with arithmetic; one of fewer waits for the weights to be read, and drafts cost it
-/// little. Most processors are in between.
+/// Drafts fill a step up to so many tokens. One of fewer mostly waits for the weights to be read, and drafts cost it
+/// little; one of more is busy with arithmetic, of which wrong drafts would take a share.
 const DRAFTING_STEP_TOKENS: usize = 16;
 
 /// Tokens that prompts may take in one step.

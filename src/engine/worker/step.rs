@@ -205,10 +205,11 @@ impl Worker {
                 num_output_tokens: answer.generated,
             }),
         });
-        answer.said(tokens);
-        sequence.follow(accepted, last);
         if reason.is_some() {
             self.finished.push(planned.row);
+        } else {
+            answer.said(tokens);
+            sequence.follow(accepted, last);
         }
         result
     }
