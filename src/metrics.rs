@@ -25,6 +25,8 @@ pub struct MetricFamilies {
     prefix_queries: CounterFamily,
     prefix_hits: CounterFamily,
     generation_tokens: CounterFamily,
+    draft_tokens: CounterFamily,
+    accepted_tokens: CounterFamily,
     time_to_first_token: HistogramFamily,
     time_per_output_token: HistogramFamily,
     queue_time: HistogramFamily,
@@ -57,6 +59,14 @@ impl MetricFamilies {
                 "Prompt tokens that were in a cache and need not be computed",
             )?,
             generation_tokens: CounterFamily::new("textgen_generation_tokens_total", "Tokens generated")?,
+            draft_tokens: CounterFamily::new(
+                "textgen_spec_decode_num_draft_tokens_total",
+                "Tokens that were drafted by prompt lookup",
+            )?,
+            accepted_tokens: CounterFamily::new(
+                "textgen_spec_decode_num_accepted_tokens_total",
+                "Drafted tokens that were generated",
+            )?,
             time_to_first_token: HistogramFamily::new(
                 "textgen_time_to_first_token_seconds",
                 "Time from a request's arrival to its first token",
@@ -101,6 +111,8 @@ pub struct ModelMetrics {
     prefix_queries: Counter,
     prefix_hits: Counter,
     generation_tokens: Counter,
+    draft_tokens: Counter,
+    accepted_tokens: Counter,
     time_to_first_token: Histogram,
     time_per_output_token: Histogram,
     queue_time: Histogram,
@@ -139,6 +151,8 @@ impl ModelMetrics {
             prefix_queries: families.prefix_queries.with(&labels)?,
             prefix_hits: families.prefix_hits.with(&labels)?,
             generation_tokens: families.generation_tokens.with(&labels)?,
+            draft_tokens: families.draft_tokens.with(&labels)?,
+            accepted_tokens: families.accepted_tokens.with(&labels)?,
             time_to_first_token: families.time_to_first_token.with(&labels)?,
             time_per_output_token: families.time_per_output_token.with(&labels)?,
             queue_time: families.queue_time.with(&labels)?,
@@ -231,6 +245,11 @@ impl Observer for InstanceMetrics {
 
     fn generated_tokens(&self, count: usize) {
         self.model.generation_tokens.add(count as f64);
+    }
+
+    fn drafted_tokens(&self, drafted: usize, accepted: usize) {
+        self.model.draft_tokens.add(drafted as f64);
+        self.model.accepted_tokens.add(accepted as f64);
     }
 
     fn step(&self, step: StepStats) {

@@ -1,18 +1,24 @@
 //! The same request gives the same tokens and the same log-probabilities, to the last bit, alone, in a full
 //! batch, and when it joins midway; greedy and sampled, in fp32 and int8. In decoder-only models also however its
-//! prompt is cut into steps, and whether or not its beginning was in a cache.
+//! prompt is cut into steps, and whether or not its beginning was in a cache; with drafts as without.
 
 mod support;
 
-use std::{sync::Arc, thread::sleep, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread::sleep,
+    time::Duration,
+};
 
-use support::{Artifact, Generated, fixture, submit, wait};
+use support::{Artifact, DraftCounter, Generated, fixture, submit, wait};
 use textgen_convert::Precision;
 use triton_textgen::{
     decoding::{ChoiceGuide, SamplingParams},
-    engine::{EngineOptions, score},
+    engine::{EngineOptions, PromptLookup, score},
     text_model::TextModel,
 };
+
+const LOOKUP: PromptLookup = PromptLookup { num_tokens: 6, max_ngram_size: 3 };
 
 /// Sources of many lengths, 1 among them: a batch of these is as ragged as it gets. Some begin alike.
 fn sources() -> Vec<Vec<u32>> {
@@ -106,6 +112,10 @@ fn check(fixture_name: &str, precision: Precision) {
     // Prompts in small and odd parts, beside streams and alone.
     let parts = EngineOptions { max_prefill_tokens: 3, max_encode_tokens: 7, ..EngineOptions::default() };
     let parts = artifact.model_with(32, parts);
+    // A few slots, so that there is room for drafts.
+    let drafting = EngineOptions { prompt_lookup: LOOKUP, max_prefill_tokens: 3, ..EngineOptions::default() };
+    let drafts = Arc::new(DraftCounter::default());
+    let drafting = artifact.observed_model(5, drafting, drafts.clone());
     let nothing_reused = artifact.model_with(32, plain);
     for (label, got) in [
         ("alone in a large model", alone(&model)),
@@ -117,11 +127,16 @@ fn check(fixture_name: &str, precision: Precision) {
         ("once more through few slots", together(&small, Duration::ZERO, false)),
         ("in small parts", together(&parts, Duration::ZERO, false)),
         ("without reuse", together(&nothing_reused, Duration::ZERO, true)),
+        ("alone with drafts", alone(&drafting)),
+        ("all at once with drafts", together(&drafting, Duration::ZERO, false)),
+        ("staggered with drafts", together(&drafting, Duration::from_micros(700), true)),
     ] {
         for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
             assert_eq!(got, expected, "{fixture_name} {precision:?}, {label}, request {index}");
         }
     }
+    let (drafted, accepted) = (drafts.drafted.load(Relaxed), drafts.accepted.load(Relaxed));
+    assert!(0 < accepted && accepted < drafted, "{fixture_name}: {accepted} of {drafted} drafted tokens");
 }
 
 /// A text that was generated token by token has the same log-probabilities when it is fed in one go.

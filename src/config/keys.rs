@@ -12,7 +12,7 @@ use serde_json::Value;
 use textgen_languages::Languages;
 
 use crate::{
-    engine::EngineOptions,
+    engine::{EngineOptions, ExecutorLimits, PromptLookup},
     error::{Error, Result},
     model::{ExecutorOptions, locate_runtime},
     options::RequestOptions,
@@ -61,6 +61,12 @@ const MAX_ENCODE_TOKENS: Key = model("max_encode_tokens", 1, 1 << 24, Some(512))
 /// most. The engine takes as many as make a step about twice as long as one without; a lower bound here keeps the
 /// streams' pace steadier, and a long prompt waiting longer. While no stream waits, `max_encode_tokens` is the bound.
 const MAX_PREFILL_TOKENS: Key = model("max_prefill_tokens", 1, 1 << 24, Some(256));
+/// Tokens that one sequence may draft in a step, at most: where it repeats its source, its prompt or itself, what
+/// followed there is fed along and kept as far as the model says the same. No answer changes. 0 drafts nothing. Not
+/// for models with recurrent states.
+const PROMPT_LOOKUP_NUM_TOKENS: Key = model("prompt_lookup_num_tokens", 0, 1024, Some(0));
+/// How many of the last tokens, at most, are compared to find the place that is repeated.
+const MAX_MATCHING_NGRAM_SIZE: Key = model("max_matching_ngram_size", 1, 1024, Some(3));
 /// Sequences (texts × `num_return_sequences`) that one request may ask for.
 const MAX_REQUEST_SEQUENCES: Key = model("max_request_sequences", 1, 1 << 20, Some(1024));
 /// Bytes of all inputs of one request together.
@@ -104,7 +110,7 @@ const PREFIX_REUSE: &str = "prefix_reuse";
 /// Keys whose value is no number.
 const TEXTS: [&str; 5] = [RUNTIME_LIBRARY, PROMPT_TEMPLATE, LANGUAGES, SAMPLING_PARAMETERS, PREFIX_REUSE];
 
-const NUMBERS: [&Key; 13] = [
+const NUMBERS: [&Key; 15] = [
     &INTRA_OP_THREADS,
     &MAX_SEQUENCES,
     &MAX_SOURCE_TOKENS,
@@ -113,6 +119,8 @@ const NUMBERS: [&Key; 13] = [
     &MAX_QUEUE_REQUESTS,
     &MAX_ENCODE_TOKENS,
     &MAX_PREFILL_TOKENS,
+    &PROMPT_LOOKUP_NUM_TOKENS,
+    &MAX_MATCHING_NGRAM_SIZE,
     &MAX_REQUEST_SEQUENCES,
     &MAX_INPUT_BYTES,
     &REQUEST_TIMEOUT_MS,
@@ -167,6 +175,8 @@ pub struct ModelConfig {
     pub request_timeout: Option<Duration>,
     /// See [`SAMPLING_PARAMETERS`].
     pub option_defaults: RequestOptions,
+    /// The model's own configuration wants drafts, rather than the command line's for all models.
+    wants_drafts: bool,
 }
 
 impl ModelConfig {
@@ -225,6 +235,10 @@ impl ModelConfig {
                     max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
                     max_prefill_tokens: count(&MAX_PREFILL_TOKENS)?,
                     prefix_reuse: settings.text(PREFIX_REUSE).map_or(Ok(true), truth)?,
+                    prompt_lookup: PromptLookup {
+                        num_tokens: count(&PROMPT_LOOKUP_NUM_TOKENS)?,
+                        max_ngram_size: count(&MAX_MATCHING_NGRAM_SIZE)?,
+                    },
                     drain_timeout: duration(&DRAIN_TIMEOUT_MS)?,
                 },
                 prompt_template: prompt_template.map(Arc::new),
@@ -232,10 +246,24 @@ impl ModelConfig {
             max_request_sequences: count(&MAX_REQUEST_SEQUENCES)?,
             max_input_bytes: count(&MAX_INPUT_BYTES)?,
             request_timeout: Some(duration(&REQUEST_TIMEOUT_MS)?).filter(|timeout| !timeout.is_zero()),
+            wants_drafts: own.contains_key(PROMPT_LOOKUP_NUM_TOKENS.name)
+                && settings.number(&PROMPT_LOOKUP_NUM_TOKENS)? > 0,
             option_defaults: settings
                 .text(SAMPLING_PARAMETERS)
                 .map_or(Ok(RequestOptions::default()), options)?,
         })
+    }
+
+    /// Refuses what was asked of this model in particular and an executor of such limits cannot do.
+    pub fn check_limits(&self, limits: ExecutorLimits) -> Result<()> {
+        if !self.wants_drafts || limits.can_rewind {
+            return Ok(());
+        }
+        let (name, got) = (PROMPT_LOOKUP_NUM_TOKENS.name, self.options.engine.prompt_lookup.num_tokens);
+        Err(Error::invalid_argument(format!(
+            "config.pbtxt, parameters[{name}]: got {got}, expected 0, since the model has a recurrent state, which \
+             cannot go back behind a draft that was wrong; leave the key out"
+        )))
     }
 
     /// Refuses option defaults that a request of this model could not have.
@@ -423,6 +451,31 @@ mod tests {
         }
         let error = parse(&[], json!({"sampling_parameters": "{"})).unwrap_err();
         assert!(error.message.contains("--backend-config=textgen,sampling_parameters"), "{error}");
+    }
+
+    #[test]
+    fn drafts_are_refused_where_a_model_that_cannot_have_them_asks_itself() {
+        let limits = |can_rewind| ExecutorLimits {
+            slots: 1,
+            max_target_tokens: 1,
+            vocab_size: 1,
+            can_rewind,
+            encoder: None,
+        };
+        let own = parse(&[("prompt_lookup_num_tokens", "5")], json!({})).unwrap();
+        assert_eq!(own.options.engine.prompt_lookup, PromptLookup { num_tokens: 5, max_ngram_size: 3 });
+        assert_eq!(own.check_limits(limits(true)), Ok(()));
+        let error = own.check_limits(limits(false)).unwrap_err();
+        assert!(error.message.contains("parameters[prompt_lookup_num_tokens]: got 5"), "{error}");
+
+        let all = json!({"prompt_lookup_num_tokens": "5", "max_matching_ngram_size": "2"});
+        let config = parse(&[], all.clone()).unwrap();
+        assert_eq!(config.options.engine.prompt_lookup, PromptLookup { num_tokens: 5, max_ngram_size: 2 });
+        assert_eq!(config.check_limits(limits(false)), Ok(()));
+        let off = parse(&[("prompt_lookup_num_tokens", "0")], all).unwrap();
+        assert_eq!(off.options.engine.prompt_lookup.num_tokens, 0);
+        assert_eq!(off.check_limits(limits(false)), Ok(()));
+        assert!(parse(&[("max_matching_ngram_size", "0")], json!({})).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Executor, ExecutorLimits, GenerateRequest, Observer, Outcome, TextDecoderFactory,
+    Executor, ExecutorLimits, GenerateRequest, Observer, Outcome, PromptLookup, TextDecoderFactory,
     worker::{Message, Worker},
 };
 use crate::{
@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub max_prefill_tokens: usize,
     /// Whether prompts that begin alike share what has been computed for their beginning; decoder-only models.
     pub prefix_reuse: bool,
+    /// How drafts are looked for; nothing is drafted for an executor that cannot go back.
+    pub prompt_lookup: PromptLookup,
     /// Time that running requests get to finish when the engine is dropped; then they are cancelled.
     pub drain_timeout: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for EngineOptions {
             max_encode_tokens: 512,
             max_prefill_tokens: 256,
             prefix_reuse: true,
+            prompt_lookup: PromptLookup::default(),
             drain_timeout: Duration::from_secs(20),
         }
     }
@@ -69,11 +72,15 @@ impl Engine {
         executor: Box<dyn Executor>,
         text: Arc<dyn TextDecoderFactory>,
         observer: Arc<dyn Observer>,
-        options: EngineOptions,
+        mut options: EngineOptions,
     ) -> Result<Self> {
         let (sender, receiver) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let limits = executor.limits();
+        if options.prompt_lookup.num_tokens > 0 && !limits.can_rewind {
+            log::warn!("{name}: nothing is drafted: the model has a recurrent state, which cannot go back");
+            options.prompt_lookup.num_tokens = 0;
+        }
         let max_queue_requests = options.max_queue_requests;
         let worker_observer = observer.clone();
         let worker_waiting = waiting.clone();

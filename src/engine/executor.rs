@@ -31,6 +31,9 @@ pub struct ExecutorLimits {
     pub max_target_tokens: usize,
     /// Width of the logits.
     pub vocab_size: usize,
+    /// Whether a slot can go back: the last tokens of what it holds are as if they had never been fed once others are
+    /// fed at their positions. A recurrent state cannot.
+    pub can_rewind: bool,
     /// None for a decoder-only model, whose targets start from the prompt itself.
     pub encoder: Option<EncoderLimits>,
 }
@@ -44,6 +47,8 @@ pub struct EncoderLimits {
     pub max_source_tokens: usize,
     /// The token that starts every target.
     pub decoder_start_token_id: u32,
+    /// Whether an id means the same text in a source and in a target.
+    pub shares_vocabulary: bool,
 }
 
 /// Sources to encode, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
@@ -93,14 +98,14 @@ impl EncodeBatch {
 /// Sequences to advance, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.
 #[derive(Debug)]
 pub struct DecodeBatch {
-    /// Tokens of all rows, one after the other: one for a running sequence, several for a prompt or a forced
-    /// prefix, or a part of it.
+    /// Tokens of all rows, one after the other: one for a running sequence, and what it drafts; several for a
+    /// prompt or a forced prefix, or a part of it.
     pub tokens: Vec<u32>,
     /// `[rows + 1]`, from 0.
     pub row_offsets: Vec<i32>,
     /// Slot of each row, `[rows]`.
     pub slots: Vec<i32>,
-    /// Tokens that each row's slot already holds, `[rows]`.
+    /// Tokens that each row's slot already holds, `[rows]`. What it holds beyond, drafts that were wrong, is void.
     pub positions: Vec<i32>,
     /// Cross slot of each row, `[rows]`; samples of one request share theirs. Empty without an encoder.
     pub cross_slots: Vec<i32>,
@@ -155,6 +160,17 @@ impl DecodeBatch {
     pub fn want_logits(&mut self) -> usize {
         self.logit_rows.push(self.tokens.len() as i64 - 1);
         self.logit_rows.len() - 1
+    }
+
+    /// Adds guessed tokens to the last sequence, and asks for the logits after each.
+    pub fn push_draft(&mut self, draft: &[u32]) {
+        for &token in draft {
+            self.tokens.push(token);
+            self.want_logits();
+        }
+        if let Some(end) = self.row_offsets.last_mut() {
+            *end = self.tokens.len() as i32;
+        }
     }
 
     /// Tokens that sequence `row` feeds.

@@ -4,6 +4,8 @@
 //! neither ONNX Runtime nor Triton: the model is an [`Executor`], the client an [`EventSink`], the
 //! vocabulary a [`TextDecoder`].
 
+mod active;
+mod draft;
 #[allow(clippy::module_inception)]
 mod engine;
 mod event;
@@ -18,8 +20,10 @@ mod slots;
 mod step_plan;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod worker;
 
+pub use draft::PromptLookup;
 pub use engine::{Engine, EngineOptions};
 pub use event::{EventSink, FinishReason, Finished, SequenceUpdate};
 pub use executor::{CrossView, DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits};

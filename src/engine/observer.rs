@@ -10,7 +10,7 @@ pub trait Observer: Send + Sync {
     fn request_ended(&self, outcome: Outcome, total: Duration);
     /// The first token of a request; `since_arrival` includes the queue.
     fn first_token(&self, since_arrival: Duration);
-    /// Time between two tokens of one sequence.
+    /// Time between two tokens of one sequence. Those that one step brings share its time evenly.
     fn inter_token(&self, gap: Duration);
     /// Source or prompt tokens of a text that has been taken up.
     fn prompt_tokens(&self, count: usize);
@@ -18,6 +18,8 @@ pub trait Observer: Send + Sync {
     fn prefix_reuse(&self, prompt: usize, reused: usize);
     /// Tokens that have been generated.
     fn generated_tokens(&self, count: usize);
+    /// Of `drafted` tokens of a sequence, `accepted` were what it then said.
+    fn drafted_tokens(&self, drafted: usize, accepted: usize);
     /// A step of the model has run.
     fn step(&self, step: StepStats);
     /// State after a step, or when it changes while idle.
@@ -101,6 +103,7 @@ impl Observer for NoObserver {
     fn prompt_tokens(&self, _: usize) {}
     fn prefix_reuse(&self, _: usize, _: usize) {}
     fn generated_tokens(&self, _: usize) {}
+    fn drafted_tokens(&self, _: usize, _: usize) {}
     fn step(&self, _: StepStats) {}
     fn load(&self, _: EngineLoad) {}
 }

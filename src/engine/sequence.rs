@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{CrossView, FinishReason, TextDecoder};
+use super::{CrossView, FinishReason, TextDecoder, draft::Drafter};
 use crate::decoding::{Choice, ChoiceScore, SamplingParams, StopMatcher, TokenSampler};
 
 /// A sequence that holds a slot.
@@ -52,6 +52,8 @@ pub struct Answer {
     /// Tokens generated.
     pub generated: usize,
     max_new_tokens: usize,
+    /// None when nothing is drafted.
+    drafter: Option<Drafter>,
     cumulative_logprob: f64,
     decoder: Box<dyn TextDecoder>,
     stop: StopMatcher,
@@ -67,6 +69,14 @@ pub struct AnswerStart {
     pub input_tokens: usize,
     /// New tokens at most; at least 1.
     pub max_new_tokens: usize,
+    /// See [`Answer`].
+    pub sampler: TokenSampler,
+    /// See [`Answer`].
+    pub drafter: Option<Drafter>,
+    /// Turns its tokens into text.
+    pub decoder: Box<dyn TextDecoder>,
+    /// At the start of a text.
+    pub stop: StopMatcher,
 }
 
 /// What a new sequence starts from.
@@ -101,14 +111,23 @@ impl Sequence {
         &self.next[self.fed..]
     }
 
+    /// Guesses that may be fed behind the last of the pending tokens.
+    pub fn draft(&self) -> &[u32] {
+        match &self.purpose {
+            Purpose::Answer(answer) => answer.draft(),
+            Purpose::Score(_) => &[],
+        }
+    }
+
     /// A step that fed the first `tokens` of the pending ones has succeeded.
     pub fn feed(&mut self, tokens: usize) {
         self.position += tokens;
         self.fed += tokens;
     }
 
-    /// All tokens have been fed and `token` follows.
-    pub fn follow(&mut self, token: u32) {
+    /// All tokens have been fed, and so many of a draft that were right; `token` follows.
+    pub fn follow(&mut self, drafted: usize, token: u32) {
+        self.position += drafted;
         self.next.clear();
         self.fed = 0;
         self.next.push(token);
@@ -116,22 +135,18 @@ impl Sequence {
 }
 
 impl Answer {
-    pub fn new(
-        start: AnswerStart,
-        sampler: TokenSampler,
-        decoder: Box<dyn TextDecoder>,
-        stop: StopMatcher,
-    ) -> Self {
+    pub fn new(start: AnswerStart) -> Self {
         Self {
             index: start.index,
             input_tokens: start.input_tokens,
-            sampler,
+            sampler: start.sampler,
             last_token: None,
             generated: 0,
             max_new_tokens: start.max_new_tokens,
+            drafter: start.drafter,
             cumulative_logprob: 0.0,
-            decoder,
-            stop,
+            decoder: start.decoder,
+            stop: start.stop,
             raw: String::new(),
         }
     }
@@ -167,6 +182,19 @@ impl Answer {
             self.stop.finish(text);
         }
         reason
+    }
+
+    /// Guesses at the tokens after its last one, fewer than it may still say; the same until [`Answer::said`].
+    pub fn draft(&self) -> &[u32] {
+        let Some(drafter) = &self.drafter else { return &[] };
+        drafter.draft(self.max_new_tokens.saturating_sub(self.generated + 1))
+    }
+
+    /// A step has let it say `tokens`, at least one, and it goes on.
+    pub fn said(&mut self, tokens: &[u32]) {
+        if let Some(drafter) = &mut self.drafter {
+            drafter.said(tokens);
+        }
     }
 
     /// Sum of the log-probabilities of its tokens.

@@ -1,5 +1,9 @@
-//! What the next step feeds: one token of every running stream, and as much of the waiting prompts as the
-//! streams can bear.
+//! What the next step feeds: one token of every running stream, as much of the waiting prompts as the streams can
+//! bear, and drafts where there is room.
+
+/// Drafts fill a step up to so many tokens. One of fewer mostly waits for the weights to be read, and drafts cost it
+/// little; one of more is busy with arithmetic, of which wrong drafts would take a share.
+const DRAFTING_STEP_TOKENS: usize = 16;
 
 /// Tokens that prompts may take in one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +23,12 @@ pub struct PlannedRow {
     pub tokens: usize,
     /// Whether they are the last of those it has to feed, so that its next token is chosen.
     pub completes: bool,
+    /// Drafted tokens that it feeds behind those, each with its logits.
+    pub draft: usize,
 }
 
 impl PlannedRow {
-    /// True for a sequence that feeds the token it has last said.
+    /// True for a sequence that feeds the token it has last said, with a draft or without.
     pub fn is_stream(&self) -> bool {
         self.tokens == 1 && self.completes
     }
@@ -52,8 +58,24 @@ pub fn plan_step(
             prompts -= 1;
         }
         if tokens > 0 {
-            plan.push(PlannedRow { row, tokens, completes: tokens == pending });
+            plan.push(PlannedRow { row, tokens, completes: tokens == pending, draft: 0 });
         }
+    }
+}
+
+/// Lets the streams of `plan` feed drafts, of which `drafted` gives the tokens that a running sequence has, as long as
+/// the step stays a small one. They share the room evenly, and what one leaves goes to those after it.
+pub fn add_drafts(plan: &mut [PlannedRow], drafted: impl Fn(usize) -> usize) {
+    let fed: usize = plan.iter().map(|planned| planned.tokens).sum();
+    let mut left = DRAFTING_STEP_TOKENS.saturating_sub(fed);
+    let mut streams = plan.iter().filter(|planned| planned.is_stream()).count();
+    if left == 0 {
+        return;
+    }
+    for planned in plan.iter_mut().filter(|planned| planned.is_stream()) {
+        planned.draft = drafted(planned.row).min(left.div_ceil(streams));
+        left -= planned.draft;
+        streams -= 1;
     }
 }
 
@@ -97,6 +119,30 @@ mod tests {
         let mut plan = Vec::new();
         let budget = PrefillBudget { beside_streams: 0, ..BUDGET };
         plan_step([50, 1, 50].into_iter(), budget, &mut plan);
-        assert_eq!(plan, [PlannedRow { row: 1, tokens: 1, completes: true }]);
+        assert_eq!(plan, [PlannedRow { row: 1, tokens: 1, completes: true, draft: 0 }]);
+    }
+
+    fn drafts(pending: &[usize], drafted: usize) -> Vec<usize> {
+        let mut plan = Vec::new();
+        plan_step(pending.iter().copied(), BUDGET, &mut plan);
+        add_drafts(&mut plan, |row| drafted + row);
+        plan.iter().map(|planned| planned.draft).collect()
+    }
+
+    #[test]
+    fn streams_share_what_room_a_small_step_has_for_drafts() {
+        assert_eq!(drafts(&[1], 10), [10]);
+        assert_eq!(drafts(&[1], 99), [15]);
+        assert_eq!(drafts(&[1, 1, 1, 1], 0), [0, 1, 2, 3]);
+        assert_eq!(drafts(&[1, 1, 1, 1], 10), [3, 3, 3, 3]);
+        assert_eq!(drafts(&[1; 14], 10), [vec![1; 2], vec![0; 12]].concat());
+    }
+
+    #[test]
+    fn prompts_draft_nothing_and_take_the_room_of_those_who_would() {
+        assert_eq!(drafts(&[1, 6, 1], 3), [3, 0, 5]);
+        assert_eq!(drafts(&[1, 50, 1], 10), [3, 0, 3]);
+        assert_eq!(drafts(&[50], 10), [0]);
+        assert_eq!(drafts(&[1; 16], 10), [0; 16]);
     }
 }

@@ -129,9 +129,11 @@ fn limits(
         slots: options.max_sequences,
         max_target_tokens: within(asked, [geometry.max_target_tokens, decoder.embedding.positions()]),
         vocab_size: geometry.vocab_size,
+        can_rewind: geometry.state_width == 0,
         encoder: None,
     };
     let rows = decoder.embedding.rows();
+    let encoder_table = manifest.embeddings.encoder.as_ref().map(|encoder| &encoder.table);
     if let Some(encoder) = encoder {
         let start = manifest.generation.decoder_start_token_id.unwrap_or(u32::MAX);
         if start as usize >= rows {
@@ -146,6 +148,7 @@ fn limits(
                 [geometry.max_source_tokens, encoder.embedding.positions()],
             ),
             decoder_start_token_id: start,
+            shares_vocabulary: encoder_table == Some(&manifest.embeddings.decoder.table),
         });
     }
     // Slot numbers and lengths travel as i32.

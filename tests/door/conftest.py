@@ -46,6 +46,7 @@ model_warmup [ {
 CHAT_ENTRIES = {
     "chat": decoupled(True),
     "chat-whole": decoupled(False),
+    "chat-drafts": decoupled(True) + parameters(prompt_lookup_num_tokens=8),
     "chat-apart": decoupled(True) + parameters(prefix_reuse="false"),
 }
 

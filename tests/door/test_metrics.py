@@ -4,7 +4,13 @@ from harness.metrics import PREFIX, outcomes
 from harness.server import eventually
 from harness.texts import ENGLISH
 
-COUNTERS = ["requests_total", "prompt_tokens_total", "generation_tokens_total"]
+COUNTERS = [
+    "requests_total",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "spec_decode_num_draft_tokens_total",
+    "spec_decode_num_accepted_tokens_total",
+]
 GAUGES = ["sequences_running", "sequences_waiting", "sequence_slots"]
 HISTOGRAMS = [
     "time_to_first_token_seconds",

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
@@ -19,7 +20,10 @@ use tempfile::TempDir;
 use textgen_convert::{ConvertOptions, Precision, Target};
 use triton_textgen::{
     decoding::SamplingParams,
-    engine::{EngineOptions, EventSink, Finished, GenerateRequest, NoObserver, Prompt, SequenceUpdate},
+    engine::{
+        EngineLoad, EngineOptions, EventSink, Finished, GenerateRequest, NoObserver, Observer,
+        Outcome as EngineOutcome, Prompt, SequenceUpdate, StepStats,
+    },
     error::Error,
     model::{ExecutorOptions, ModelExecutor, Runtime},
     text_model::{ModelOptions, TextModel},
@@ -73,14 +77,47 @@ impl Artifact {
     }
 
     pub fn model_with(&self, max_sequences: usize, engine: EngineOptions) -> TextModel {
+        self.observed_model(max_sequences, engine, Arc::new(NoObserver))
+    }
+
+    pub fn observed_model(
+        &self,
+        max_sequences: usize,
+        engine: EngineOptions,
+        observer: Arc<dyn Observer>,
+    ) -> TextModel {
         let options = ModelOptions {
             runtime_library: runtime_library(),
             executor: executor_options(max_sequences, 2),
             engine,
             prompt_template: None,
         };
-        TextModel::load(&self.dir(), "test", &options, Arc::new(NoObserver)).unwrap()
+        TextModel::load(&self.dir(), "test", &options, observer).unwrap()
     }
+}
+
+/// Counts drafted tokens, and those that were right.
+#[derive(Default)]
+pub struct DraftCounter {
+    pub drafted: AtomicUsize,
+    pub accepted: AtomicUsize,
+}
+
+impl Observer for DraftCounter {
+    fn drafted_tokens(&self, drafted: usize, accepted: usize) {
+        self.drafted.fetch_add(drafted, Ordering::Relaxed);
+        self.accepted.fetch_add(accepted, Ordering::Relaxed);
+    }
+
+    fn request_started(&self, _: Duration) {}
+    fn request_ended(&self, _: EngineOutcome, _: Duration) {}
+    fn first_token(&self, _: Duration) {}
+    fn inter_token(&self, _: Duration) {}
+    fn prompt_tokens(&self, _: usize) {}
+    fn prefix_reuse(&self, _: usize, _: usize) {}
+    fn generated_tokens(&self, _: usize) {}
+    fn step(&self, _: StepStats) {}
+    fn load(&self, _: EngineLoad) {}
 }
 
 fn executor_options(max_sequences: usize, intra_op_threads: usize) -> ExecutorOptions {

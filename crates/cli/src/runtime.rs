@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use triton_textgen::{
     config::available_threads,
-    engine::EngineOptions,
+    engine::{EngineOptions, PromptLookup},
     model::{ExecutorOptions, locate_runtime},
     text_model::ModelOptions,
 };
@@ -31,6 +31,12 @@ pub struct RuntimeArguments {
     /// Longest context of a decoder-only model, prompt and generated text together, in tokens
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=1048576))]
     max_context_tokens: u32,
+    /// Tokens that a sequence drafts in one step from what it repeats, at most; 0 drafts nothing
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    prompt_lookup_num_tokens: u32,
+    /// Last tokens that are compared, at most, to find what is repeated
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_matching_ngram_size: u32,
 }
 
 impl RuntimeArguments {
@@ -65,7 +71,14 @@ impl RuntimeArguments {
             runtime_library: self.library()?,
             executor: self.executor(),
             // The texts of one run wait for each other; nobody else is kept waiting.
-            engine: EngineOptions { max_queue_requests: usize::MAX, ..EngineOptions::default() },
+            engine: EngineOptions {
+                max_queue_requests: usize::MAX,
+                prompt_lookup: PromptLookup {
+                    num_tokens: self.prompt_lookup_num_tokens as usize,
+                    max_ngram_size: self.max_matching_ngram_size as usize,
+                },
+                ..EngineOptions::default()
+            },
             prompt_template: None,
         })
     }

@@ -8,7 +8,7 @@ use crate::decoding::ChoiceGuide;
 /// The token that the model expects has this logit, all others 0.
 const EXPECTED: f64 = 10.0;
 
-fn guided(sources: &[&[u32]], choices: &[&[u32]], params: SamplingParams) -> Request {
+pub(super) fn guided(sources: &[&[u32]], choices: &[&[u32]], params: SamplingParams) -> Request {
     let choices = choices.iter().map(|choice| choice.to_vec()).collect();
     let guide = Some(Arc::new(ChoiceGuide::new(choices, &[EOS]).unwrap()));
     Request {
@@ -19,9 +19,9 @@ fn guided(sources: &[&[u32]], choices: &[&[u32]], params: SamplingParams) -> Req
 }
 
 /// Texts of the sequences and probabilities of the prompts.
-type Told = (BTreeMap<usize, String>, BTreeMap<usize, Vec<f64>>);
+pub(super) type Told = (BTreeMap<usize, String>, BTreeMap<usize, Vec<f64>>);
 
-fn told(client: &Client) -> std::result::Result<Told, Error> {
+pub(super) fn told(client: &Client) -> std::result::Result<Told, Error> {
     let (mut texts, mut probabilities) = Told::default();
     loop {
         match client.next() {
@@ -65,7 +65,7 @@ fn every_choice_of_every_prompt_is_scored_however_few_the_slots() {
         assert_eq!(harness.record.lock().unwrap().encoded_rows.iter().sum::<usize>(), 2);
         // Nothing is left behind: the engine serves on.
         assert_eq!(harness.submit(copy(&[12])).complete().unwrap()[0].0, "c");
-        assert_eq!(harness.outcomes.1.lock().unwrap().waiting, 0);
+        assert_eq!(harness.outcomes.0.lock().unwrap().load.waiting, 0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine's contract, with an executor whose answers are known and which records what it was asked.
 //!
-//! The scripted model copies: after `n` tokens it says source token `n`, and after the last one `EOS`.
+//! The scripted model copies: after `n` tokens it says source token `n`, and after the last one `EOS`. Tokens from
+//! `TYPO` on it corrects.
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,7 @@ use std::{
 };
 
 mod choices;
+mod drafts;
 mod prompts;
 
 use super::*;
@@ -24,11 +26,14 @@ use crate::{
 const EOS: u32 = 1;
 const START: u32 = 0;
 const VOCAB: usize = 64;
+/// A source token from here on is said as the one that is `CORRECTION` lower.
+const TYPO: u32 = 40;
+const CORRECTION: u32 = 30;
 /// A source that holds it cannot be encoded.
 const BAD_SOURCE: u32 = 60;
 /// A sequence that feeds it fails its step.
 const BAD_STEP: u32 = 61;
-/// A sequence that feeds it gets logits that are not numbers.
+/// From where a sequence feeds it, its logits are not numbers.
 const BAD_LOGITS: u32 = 62;
 
 /// What happened, as the executor saw it.
@@ -37,6 +42,8 @@ struct Record {
     encoded_rows: Vec<usize>,
     /// Slots, positions and cross slots of each successful step.
     steps: Vec<Vec<(i32, i32, i32)>>,
+    /// Tokens that each row of those fed.
+    fed: Vec<Vec<usize>>,
 }
 
 /// While true, the executor waits in front of every step.
@@ -44,11 +51,33 @@ type Gate = Arc<AtomicBool>;
 
 struct Copier {
     slots: usize,
+    can_rewind: bool,
+    shares_vocabulary: bool,
     sources: HashMap<i32, Vec<u32>>,
-    held: HashMap<i32, i32>,
+    /// Tokens that each slot holds, and how many of them were drafts.
+    held: HashMap<i32, (i32, i32)>,
     logits: Vec<f32>,
     record: Arc<Mutex<Record>>,
     gate: Gate,
+}
+
+impl Copier {
+    fn new(slots: usize) -> Self {
+        Self {
+            slots,
+            can_rewind: true,
+            shares_vocabulary: true,
+            sources: HashMap::new(),
+            held: HashMap::new(),
+            logits: Vec::new(),
+            record: Arc::default(),
+            gate: Gate::default(),
+        }
+    }
+}
+
+fn corrected(token: u32) -> u32 {
+    if token < TYPO { token } else { token - CORRECTION }
 }
 
 impl Executor for Copier {
@@ -57,10 +86,12 @@ impl Executor for Copier {
             slots: self.slots,
             max_target_tokens: 16,
             vocab_size: VOCAB,
+            can_rewind: self.can_rewind,
             encoder: Some(EncoderLimits {
                 cross_slots: self.slots,
                 max_source_tokens: 32,
                 decoder_start_token_id: START,
+                shares_vocabulary: self.shares_vocabulary,
             }),
         }
     }
@@ -94,26 +125,37 @@ impl Executor for Copier {
         }
         self.logits.clear();
         let mut step: Vec<(i32, i32, i32)> = Vec::new();
+        let mut wanted = batch.logit_rows.iter().peekable();
         for row in 0..batch.rows() {
             let (slot, position) = (batch.slots[row], batch.positions[row]);
             assert!(!step.iter().any(|&(taken, ..)| taken == slot), "slot {slot} is in two rows");
             if position > 0 {
-                assert_eq!(self.held[&slot], position, "slot {slot} does not hold what the engine believes");
+                let (held, drafted) = self.held[&slot];
+                assert!(
+                    (held - drafted..=held).contains(&position),
+                    "slot {slot} does not hold what the engine believes"
+                );
             }
-            let tokens = &batch.tokens[batch.row_offsets[row] as usize..batch.row_offsets[row + 1] as usize];
-            let held = position + tokens.len() as i32;
-            self.held.insert(slot, held);
             let source = &self.sources[&batch.cross_slots[row]];
             assert_eq!(source.len() as i32, batch.cross_lengths[row]);
-            let next = source.get(held as usize - 1).copied().unwrap_or(EOS);
-            let start = self.logits.len();
-            self.logits.resize(start + VOCAB, 0.0);
-            self.logits[start + next as usize] = 10.0;
-            if tokens.contains(&BAD_LOGITS) {
-                self.logits[start..].fill(f32::NAN);
+            let (mut numbers, mut outputs) = (true, 0);
+            for (place, token) in batch.row(row).iter().enumerate() {
+                numbers &= *token != BAD_LOGITS;
+                if wanted.next_if_eq(&&(i64::from(batch.row_offsets[row]) + place as i64)).is_none() {
+                    continue;
+                }
+                outputs += 1;
+                let next = source.get(position as usize + place).map_or(EOS, |&token| corrected(token));
+                let start = self.logits.len();
+                self.logits.resize(start + VOCAB, if numbers { 0.0 } else { f32::NAN });
+                self.logits[start + next as usize] += 10.0;
             }
+            self.held.insert(slot, (position + batch.row(row).len() as i32, (outputs - 1).max(0)));
             step.push((slot, position, batch.cross_slots[row]));
         }
+        assert_eq!(wanted.next(), None, "logits of no token");
+        let fed = (0..batch.rows()).map(|row| batch.row(row).len()).collect();
+        self.record.lock().unwrap().fed.push(fed);
         self.record.lock().unwrap().steps.push(step);
         Ok(())
     }
@@ -152,39 +194,53 @@ struct Harness {
     outcomes: Arc<Outcomes>,
 }
 
-/// Counts how requests ended, and keeps the last load.
+/// Counts what it sees, and keeps the last load.
 #[derive(Default)]
-struct Outcomes(Mutex<HashMap<Outcome, usize>>, Mutex<EngineLoad>);
+struct Outcomes(Mutex<Observed>);
+
+#[derive(Default)]
+struct Observed {
+    ended: HashMap<Outcome, usize>,
+    load: EngineLoad,
+    gaps: usize,
+    generated: usize,
+    drafted: usize,
+    accepted: usize,
+}
 
 impl Observer for Outcomes {
     fn request_started(&self, _: Duration) {}
     fn request_ended(&self, outcome: Outcome, _: Duration) {
-        *self.0.lock().unwrap().entry(outcome).or_default() += 1;
+        *self.0.lock().unwrap().ended.entry(outcome).or_default() += 1;
     }
     fn first_token(&self, _: Duration) {}
-    fn inter_token(&self, _: Duration) {}
+    fn inter_token(&self, _: Duration) {
+        self.0.lock().unwrap().gaps += 1;
+    }
     fn prompt_tokens(&self, _: usize) {}
     fn prefix_reuse(&self, _: usize, _: usize) {}
-    fn generated_tokens(&self, _: usize) {}
+    fn generated_tokens(&self, count: usize) {
+        self.0.lock().unwrap().generated += count;
+    }
+    fn drafted_tokens(&self, drafted: usize, accepted: usize) {
+        let mut observed = self.0.lock().unwrap();
+        observed.drafted += drafted;
+        observed.accepted += accepted;
+    }
     fn step(&self, _: StepStats) {}
     fn load(&self, load: EngineLoad) {
-        *self.1.lock().unwrap() = load;
+        self.0.lock().unwrap().load = load;
     }
 }
 
 impl Harness {
     fn new(slots: usize, options: EngineOptions) -> Self {
-        let record = Arc::new(Mutex::new(Record::default()));
-        let gate = Gate::default();
-        let executor = Copier {
-            slots,
-            sources: HashMap::new(),
-            held: HashMap::new(),
-            logits: Vec::new(),
-            record: record.clone(),
-            gate: gate.clone(),
-        };
-        Self { record, ..Self::over(executor, gate, options) }
+        Self::copying(Copier::new(slots), options)
+    }
+
+    fn copying(copier: Copier, options: EngineOptions) -> Self {
+        let (record, gate) = (copier.record.clone(), copier.gate.clone());
+        Self { record, ..Self::over(copier, gate, options) }
     }
 
     fn over(executor: impl Executor + 'static, gate: Gate, options: EngineOptions) -> Self {
@@ -212,7 +268,7 @@ impl Harness {
     }
 
     fn ended(&self, outcome: Outcome) -> usize {
-        self.outcomes.0.lock().unwrap().get(&outcome).copied().unwrap_or(0)
+        self.outcomes.0.lock().unwrap().ended.get(&outcome).copied().unwrap_or(0)
     }
 }
 
@@ -494,7 +550,7 @@ fn requests_that_are_given_up_together_end_once_each_and_free_everything() {
     assert_eq!(harness.submit(all_slots).complete().unwrap().len(), 4);
     // The last report comes after the last answer.
     drop(harness.engine);
-    let load = *harness.outcomes.1.lock().unwrap();
+    let load = harness.outcomes.0.lock().unwrap().load;
     assert_eq!((load.running, load.waiting), (0, 0));
 }
 

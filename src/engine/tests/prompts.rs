@@ -1,6 +1,6 @@
 //! The engine's contract for decoder-only models: prompts in parts, beginnings from caches.
 //!
-//! The scripted model holds the tokens of each slot and says a sum of all of them, so that a slot which does not
+//! The scripted model holds the tokens of each slot and says a hash of all of them, so that a slot which does not
 //! hold what the engine believes shows in the text.
 
 use super::*;
@@ -16,7 +16,7 @@ struct Log {
     copied_after: Vec<usize>,
 }
 
-struct Summer {
+struct Hasher {
     slots: Vec<Vec<u32>>,
     logits: Vec<f32>,
     log: Arc<Mutex<Log>>,
@@ -24,18 +24,21 @@ struct Summer {
     copies_fail: bool,
 }
 
-const CONTEXT: usize = 256;
+pub(super) const CONTEXT: usize = 256;
 
 fn follows(history: &[u32]) -> u32 {
-    10 + history.iter().enumerate().map(|(place, token)| place as u32 * token).sum::<u32>() % 26
+    let hash =
+        history.iter().fold(1u32, |hash, token| (hash ^ token).wrapping_mul(0x9E37_79B1).rotate_left(13));
+    10 + hash % 12
 }
 
-impl Executor for Summer {
+impl Executor for Hasher {
     fn limits(&self) -> ExecutorLimits {
         ExecutorLimits {
             slots: self.slots.len(),
             max_target_tokens: CONTEXT,
             vocab_size: VOCAB,
+            can_rewind: true,
             encoder: None,
         }
     }
@@ -52,23 +55,23 @@ impl Executor for Summer {
             return Err(Error::internal("the step fails"));
         }
         self.logits.clear();
-        let mut wanted = batch.logit_rows.iter();
-        let mut next = wanted.next();
+        let mut wanted = batch.logit_rows.iter().peekable();
         for row in 0..batch.rows() {
             let slot = &mut self.slots[batch.slots[row] as usize];
             let position = batch.positions[row] as usize;
             assert!(position <= slot.len(), "the slot holds {} tokens, not {position}", slot.len());
             slot.truncate(position);
-            slot.extend_from_slice(batch.row(row));
-            assert!(slot.len() <= CONTEXT);
-            if next.is_some_and(|&index| index == i64::from(batch.row_offsets[row + 1]) - 1) {
-                next = wanted.next();
-                let start = self.logits.len();
-                self.logits.resize(start + VOCAB, 0.0);
-                self.logits[start + follows(slot) as usize] = 10.0;
+            for (place, &token) in batch.row(row).iter().enumerate() {
+                slot.push(token);
+                if wanted.next_if_eq(&&(i64::from(batch.row_offsets[row]) + place as i64)).is_some() {
+                    let start = self.logits.len();
+                    self.logits.resize(start + VOCAB, 0.0);
+                    self.logits[start + follows(slot) as usize] = 10.0;
+                }
             }
+            assert!(slot.len() <= CONTEXT);
         }
-        assert_eq!(next, None, "logits of a token in the middle");
+        assert_eq!(wanted.next(), None, "logits of no token");
         let fed = (0..batch.rows()).map(|row| batch.row(row).len()).collect();
         self.log.lock().unwrap().steps.push(fed);
         Ok(())
@@ -92,20 +95,20 @@ impl Executor for Summer {
     }
 }
 
-struct PromptHarness {
-    harness: Harness,
+pub(super) struct PromptHarness {
+    pub(super) harness: Harness,
     log: Arc<Mutex<Log>>,
 }
 
 impl PromptHarness {
-    fn new(slots: usize, options: EngineOptions) -> Self {
+    pub(super) fn new(slots: usize, options: EngineOptions) -> Self {
         Self::with(slots, options, false)
     }
 
     fn with(slots: usize, options: EngineOptions, copies_fail: bool) -> Self {
         let log = Arc::new(Mutex::new(Log::default()));
         let gate = Gate::default();
-        let executor = Summer {
+        let executor = Hasher {
             slots: vec![Vec::new(); slots],
             logits: Vec::new(),
             log: log.clone(),
@@ -120,18 +123,18 @@ impl PromptHarness {
     }
 }
 
-fn prompt(start: u32, len: u32) -> Vec<u32> {
+pub(super) fn prompt(start: u32, len: u32) -> Vec<u32> {
     (0..len).map(|index| 10 + (start + index * 7) % 40).collect()
 }
 
-fn request(source: &[u32], new_tokens: usize) -> Request {
+pub(super) fn request(source: &[u32], new_tokens: usize) -> Request {
     Request {
         params: SamplingParams { max_new_tokens: new_tokens, ..SamplingParams::default() },
         ..copy(source)
     }
 }
 
-fn expected(source: &[u32], new_tokens: usize) -> Vec<(String, FinishReason, usize)> {
+pub(super) fn expected(source: &[u32], new_tokens: usize) -> Vec<(String, FinishReason, usize)> {
     let mut history = source.to_vec();
     for _ in 0..new_tokens {
         history.push(follows(&history));
