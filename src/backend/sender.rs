@@ -306,6 +306,8 @@ mod tests {
                 }
             }
         });
+        // A request that is dropped says so to the host.
+        let mut open = Vec::new();
         for _ in 0..3 {
             let mut sink = desk.sink(true, 1);
             sink.update(&update(0, "a"));
@@ -315,7 +317,7 @@ mod tests {
                 }
             };
             queue.push(mailbox);
-            delivered.recv_timeout(Duration::from_secs(60)).expect("the sender sleeps");
+            open.push((sink, delivered.recv_timeout(Duration::from_secs(60)).expect("the sender sleeps")));
         }
         queue.close();
         sender.join().unwrap();
