@@ -53,7 +53,7 @@ enum Command {
         precision: PrecisionArg,
         /// Keep only tokens of these Unicode scripts, such as han,latin, and digits, punctuation, symbols and special
         /// tokens; T5 family
-        #[arg(long, value_name = "SCRIPT,…", value_delimiter = ',')]
+        #[arg(long, value_name = "SCRIPTS", value_delimiter = ',')]
         keep_scripts: Vec<Script>,
         /// Keep only tokens that the texts of a file use (UTF-8, one a line), besides those of --keep-scripts; T5
         /// family

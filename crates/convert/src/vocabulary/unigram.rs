@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(json["added_tokens"][3]["id"], 9);
         assert_eq!(json["post_processor"]["processors"][0]["cls"][1], 9);
         let part = load(&part);
-        assert_eq!(part.encode("中。<new>", true).unwrap().get_ids(), [9, 2, 9, 1]);
+        assert_eq!(part.encode("中。<new>", true).unwrap().get_ids(), [9, 2, 4, 9, 1]);
     }
 
     #[test]
