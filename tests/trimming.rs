@@ -1,4 +1,6 @@
-//! Contract: a model with a part of its vocabulary is the same model on that part: the same pieces, the same logits
+// Others of no script may be normalized to letters, as ㎏ is.
+        let shared = |c: char| Script::of(c).is_shared() && (c.is_ascii() || "，。！？；：、（）".contains(c));
+        let of_han = |c: char| shared(c) || han.has(c);//! Contract: a model with a part of its vocabulary is the same model on that part: the same pieces, the same logits
 //! bit for bit, the same text, and every special token.
 
 mod support;
