@@ -3,7 +3,7 @@
 //! The tokenizer is exact on what is kept. A Unigram model takes the most probable way to write a text in pieces,
 //! so that two rules suffice:
 //!
-//! - By script: each piece stays that has no character of another script, as the normalizer leaves characters. Every piece that a text of these
+//! - By script: each piece stays that has no character of another script. Every piece that a normalized text of these
 //!   scripts holds is then there, and so is every way to write it.
 //! - By corpus: the pieces that its texts are written in stay. A text's best way is still there, and what is
 //!   left of the others is no better than before.
