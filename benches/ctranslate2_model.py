@@ -61,7 +61,7 @@ def convert(source: Path, out: Path) -> None:
 
 
 def vocabulary(source: Path, size: int) -> "list[str]":
-    """Every id needs a name; the tokenizer has few of them."""
+    """Every id needs a name; the tokenizer has fewer of them."""
     pieces = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     tokens = [piece for piece, _ in pieces]
     return tokens + [f"<extra_id_{number}>" for number in range(size - len(tokens))]

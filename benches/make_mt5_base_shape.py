@@ -5,10 +5,12 @@
 
 768 wide, 12 + 12 layers, 12 heads of 64, feed-forward 2048 gated, 250112 words, a head of its own: 582 million
 weights, 2.3 GB in f32 (1.2 GB in bf16). Needs numpy. The same bytes every time, and few of them in memory at
-once. Its text means nothing; its tokenizer has a few pieces, so give token ids.
+once. Its text means nothing. Its tokenizer has as many pieces of each script as mT5's, so that it can be trimmed to a
+size that is real; they are no words, so give token ids.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -35,44 +37,55 @@ CONFIG = {
     "vocab_size": 250112,
 }
 
-TOKENIZER = {
-    "version": "1.0",
-    "truncation": None,
-    "padding": None,
-    "added_tokens": [
-        {
-            "id": id,
-            "content": content,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for id, content in enumerate(["<pad>", "</s>", "<unk>"])
-    ],
-    "normalizer": None,
-    "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-    "post_processor": {
-        "type": "TemplateProcessing",
-        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
-        "pair": [
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"SpecialToken": {"id": "</s>", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 0}},
-            {"SpecialToken": {"id": "</s>", "type_id": 0}},
-        ],
-        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
-    },
-    "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-    "model": {
-        "type": "Unigram",
-        "unk_id": 2,
-        "byte_fallback": False,
-        "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -2.0]]
-        + [[chr(c), -3.0] for c in range(ord("!"), ord("~") + 1)],
-    },
-}
+# Pieces of mT5's 250100 by script. Those of Han, of Latin and of no script are as many as a large Chinese corpus uses,
+# counted by the authors of bert4keras (github.com/bojone/t5_in_bert4keras, tokenizer/result.json), thus at least so many;
+# the rest counts as of other scripts.
+SPECIAL = ["<pad>", "</s>", "<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+HAN, LATIN, COMMON = 14556, 81145, 16474
+SENTINELS = [f"▁<extra_id_{n}>" for n in reversed(range(100))]
+OTHERS = 250100 - len(SPECIAL) - HAN - LATIN - COMMON - len(SENTINELS)
+
+
+def words(alphabet, count):
+    """The first so many of all texts in an alphabet, the shortest first."""
+    lengths = (itertools.product(alphabet, repeat=length) for length in itertools.count(1))
+    return ["".join(word) for word in itertools.islice(itertools.chain.from_iterable(lengths), count)]
+
+
+def letters(first, last):
+    return [chr(c) for c in range(ord(first), ord(last) + 1)]
+
+
+def vocabulary():
+    text = words(["▁"] + letters("!", "@"), COMMON)
+    text += words(letters("a", "z") + letters("A", "Z"), LATIN) + words(letters("一", "龥"), HAN)
+    text += words(letters("а", "я"), OTHERS)
+    # A piece of more characters is less probable, as in a real one.
+    scored = [[piece, -3.0 - 2.0 * len(piece)] for piece in text]
+    return [[piece, 0.0] for piece in SPECIAL] + scored + [[piece, 0.0] for piece in SENTINELS]
+
+
+def tokenizer():
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    sequence = {"Sequence": {"id": "A", "type_id": 0}}
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": id, "content": content, **flags} for id, content in enumerate(SPECIAL[:3])],
+        "normalizer": None,
+        "pre_tokenizer": spaces,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [sequence, end],
+            "pair": [sequence, end, {"Sequence": {"id": "B", "type_id": 0}}, end],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, spaces]},
+        "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": True, "vocab": vocabulary()},
+    }
 
 
 def tensors():
@@ -108,7 +121,7 @@ def tensors():
 def make(out, bf16=False):
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    (out / "tokenizer.json").write_text(json.dumps(TOKENIZER, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n", encoding="utf-8")
     write_safetensors(out / "model.safetensors", tensors(), bf16)
 
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TokenizerSpec};
+use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TextNormalizer, TokenizerSpec};
 use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ mod normalizer;
 mod pieces;
 
 pub use detokenizer::Detokenizer;
-use normalizer::{Normalizer, SentencePiece};
+use normalizer::Normalizer;
 use pieces::PieceTable;
 
 /// The crate's tokenizer, with a normalizer that may be ours.
@@ -43,7 +43,7 @@ impl Tokenizer {
         Self::from_json(&read(&path)?, normalizer, spec).map_err(|error| error.context(path.display()))
     }
 
-    fn from_json(json: &[u8], normalizer: Option<SentencePiece>, spec: &TokenizerSpec) -> Result<Self> {
+    fn from_json(json: &[u8], normalizer: Option<TextNormalizer>, spec: &TokenizerSpec) -> Result<Self> {
         let vocabulary = guarded(|| {
             let mut vocabulary = Vocabulary::from_bytes(json)?;
             vocabulary.with_truncation(None)?.with_padding(None);
@@ -105,14 +105,14 @@ impl Tokenizer {
     }
 }
 
-fn load_normalizer(path: &Path) -> Result<SentencePiece> {
+fn load_normalizer(path: &Path) -> Result<TextNormalizer> {
     let spec: NormalizerSpec = serde_json::from_slice(&read(path)?).map_err(|error| {
         Error::invalid_argument(format!(
             "{}: not a {NORMALIZER_FILE} that this build can read: {error}; convert the model again",
             path.display()
         ))
     })?;
-    Ok(SentencePiece::new(spec))
+    Ok(TextNormalizer::new(spec))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

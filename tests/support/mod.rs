@@ -17,7 +17,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use textgen_convert::{ConvertOptions, Precision, Target};
+use textgen_convert::{ConvertOptions, Precision, Target, vocabulary::Keep};
 use triton_textgen::{
     decoding::SamplingParams,
     engine::{
@@ -51,11 +51,21 @@ pub struct Artifact {
 
 impl Artifact {
     pub fn convert(source: &Path, precision: Precision) -> Result<Self, textgen_convert::ConvertError> {
+        Self::convert_keeping(source, precision, None)
+    }
+
+    /// With a part of the vocabulary.
+    pub fn convert_keeping(
+        source: &Path,
+        precision: Precision,
+        keep: Option<Keep>,
+    ) -> Result<Self, textgen_convert::ConvertError> {
         let folder = tempfile::tempdir().unwrap();
         textgen_convert::convert(&ConvertOptions {
             source: source.to_owned(),
             target: Target::Folder(folder.path().join("artifact")),
             precision,
+            keep,
             force: false,
         })?;
         Ok(Self { folder })

@@ -37,6 +37,9 @@ pub struct Manifest {
     #[serde(default)]
     pub chat: Option<ChatSpec>,
     pub generation: GenerationSpec,
+    /// What was kept of the checkpoint's vocabulary; none when all of it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed: Option<TrimSpec>,
     /// Every tensor of `weights.bin`, in file order. Graph tensors carry the name of their initializer.
     pub tensors: Vec<TensorSpec>,
     /// One entry for each matrix product and embedding: which format it is in.
@@ -141,6 +144,26 @@ pub struct GenerationSpec {
     pub top_p: Option<f32>,
     pub min_p: Option<f32>,
     pub repetition_penalty: Option<f32>,
+}
+
+impl GenerationSpec {
+    /// Every token id in it.
+    pub fn token_ids_mut(&mut self) -> impl Iterator<Item = &mut u32> {
+        let starts = self.decoder_start_token_id.iter_mut().chain(&mut self.pad_token_id);
+        starts.chain(&mut self.eos_token_ids).chain(&mut self.suppress_tokens)
+    }
+}
+
+/// A vocabulary of which a part was kept. Ids are those of the part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrimSpec {
+    /// Rows of the checkpoint's embedding.
+    pub original_vocab_size: usize,
+    /// Unicode names of the scripts whose tokens were kept.
+    pub scripts: Vec<String>,
+    /// Name of the file whose texts' tokens were kept.
+    pub corpus: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

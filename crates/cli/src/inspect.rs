@@ -33,6 +33,11 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
         writeln!(out, "recurrent state  {} wide", geometry.state_width)?;
     }
     writeln!(out, "vocabulary       {}", geometry.vocab_size)?;
+    if let Some(trimmed) = &manifest.trimmed {
+        let corpus = trimmed.corpus.iter().map(|file| format!("texts of {file}"));
+        let kept: Vec<String> = trimmed.scripts.iter().cloned().chain(corpus).collect();
+        writeln!(out, "trimmed from     {}, to {}", trimmed.original_vocab_size, kept.join(", "))?;
+    }
     let limit =
         |tokens: Option<usize>| tokens.map_or("no limit of its own".to_owned(), |n| format!("{n} tokens"));
     if manifest.is_decoder_only() {

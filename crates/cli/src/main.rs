@@ -16,7 +16,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use textgen_convert::{ConvertOptions, Precision, Target};
+use textgen_convert::{
+    ConvertOptions, Precision, Target,
+    vocabulary::{Keep, Script},
+};
 
 #[derive(Parser)]
 #[command(name = "textgen", version, about = "Text-to-text models for Triton Inference Server", long_about = None)]
@@ -48,6 +51,14 @@ enum Command {
         /// Format of the weights
         #[arg(long, value_enum, default_value_t = PrecisionArg::Int8)]
         precision: PrecisionArg,
+        /// Keep only tokens of these Unicode scripts, such as han,latin, and digits, punctuation, symbols and special
+        /// tokens; T5 family
+        #[arg(long, value_name = "SCRIPTS", value_delimiter = ',')]
+        keep_scripts: Vec<Script>,
+        /// Keep only tokens that the texts of a file use (UTF-8, one a line), besides those of --keep-scripts; T5
+        /// family
+        #[arg(long, value_name = "FILE")]
+        keep_corpus: Option<PathBuf>,
         /// Replace an earlier artifact
         #[arg(long)]
         force: bool,
@@ -90,7 +101,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Convert { source, out, repository, name, precision, force } => {
+        Command::Convert { source, out, repository, name, precision, keep_scripts, keep_corpus, force } => {
             let target = match (out, repository, name) {
                 (Some(out), _, _) => Target::Folder(out),
                 (None, Some(repository), Some(name)) => Target::Repository { repository, name },
@@ -101,7 +112,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 PrecisionArg::Int8 => Precision::Int8,
                 PrecisionArg::Int4 => Precision::Int4,
             };
-            let report = textgen_convert::convert(&ConvertOptions { source, target, precision, force })?;
+            let keep = Keep { scripts: keep_scripts, corpus: keep_corpus };
+            let keep = (keep != Keep::default()).then_some(keep);
+            let options = ConvertOptions { source, target, precision, keep, force };
+            let report = textgen_convert::convert(&options)?;
             // Not println!, which panics when nobody reads.
             writeln!(stdout(), "{}", report.artifact.display())?;
             Ok(ExitCode::SUCCESS)

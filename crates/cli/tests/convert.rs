@@ -123,3 +123,40 @@ fn inspect_tells_what_an_artifact_is() {
     let report = textgen(["inspect", path(&dir)]).succeeded();
     assert!(report.contains("int8 column    [120, 16] /lm_head"), "{report}");
 }
+
+#[test]
+fn a_part_of_a_vocabulary_is_kept_and_told() {
+    let root = tempfile::tempdir().unwrap();
+    let (source, out, texts) = (fixture("flan"), root.path().join("out"), root.path().join("texts.txt"));
+    fs::write(&texts, "human rights\n").unwrap();
+    let convert =
+        ["convert", path(&source), "--out", path(&out), "--precision", "fp32", "--keep-corpus", path(&texts)];
+    textgen(convert).succeeded();
+    let report = textgen(["inspect", path(&out)]).succeeded();
+    assert!(report.contains("\ntrimmed from     120, to texts of texts.txt\n"), "{report}");
+    let rows: usize =
+        report.lines().find_map(|line| line.strip_prefix("vocabulary")).unwrap().trim().parse().unwrap();
+    assert!(rows < 60 && report.contains(&format!("[{rows}, 16] /lm_head")), "{report}");
+    let generated = textgen(["generate", path(&out), "human rights", "--set", "max_tokens=4"]).succeeded();
+    assert_eq!(generated.lines().count(), 1);
+
+    let scripts = ["--keep-scripts", "Latin,cyrl", "--force"];
+    textgen(convert.iter().chain(&scripts)).failed(&["the script Cyrillic is 0", "Latin"]);
+    textgen(convert.iter().chain(&["--keep-scripts", "Latin", "--force"])).succeeded();
+    let report = textgen(["inspect", path(&out)]).succeeded();
+    assert!(report.contains("trimmed from     120, to Latin, texts of texts.txt\n"), "{report}");
+}
+
+#[test]
+fn a_vocabulary_is_trimmed_to_what_exists() {
+    let root = tempfile::tempdir().unwrap();
+    let (source, out) = (fixture("flan"), root.path().join("out"));
+    let convert = ["convert", path(&source), "--out", path(&out)];
+    let scripts = ["--keep-scripts", "han,lattin"];
+    textgen(convert.iter().chain(&scripts)).misused(&["--keep-scripts", "`lattin`", "Latin"]);
+    textgen(convert.iter().chain(&["--keep-scripts", ""])).misused(&["--keep-scripts", "Cyrillic"]);
+    let missing = root.path().join("missing");
+    textgen(convert.iter().chain(&["--keep-corpus", path(&missing)]))
+        .failed(&[path(&missing), "No such file"]);
+    assert_eq!(names(root.path()), [""; 0]);
+}

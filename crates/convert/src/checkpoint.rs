@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
-use textgen_artifact::{ChatSpec, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec};
+use textgen_artifact::{ChatSpec, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec};
 
-use crate::{error::Result, weights::WeightsWriter};
+use crate::{
+    error::{ConvertError, Result},
+    vocabulary::Keep,
+    weights::WeightsWriter,
+};
 
 /// Number format of an artifact's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +22,14 @@ pub enum Precision {
 
 /// A checkpoint whose family is known and whose configuration has been read and checked.
 pub trait Checkpoint {
+    /// As the manifest names it.
+    fn family(&self) -> &'static str;
+
+    /// The same checkpoint with a part of its vocabulary. Nothing is written; a family that cannot do it says so.
+    fn trim(self: Box<Self>, _keep: &Keep) -> Result<Box<dyn Checkpoint>> {
+        Err(ConvertError::NotTrimmable { family: self.family() })
+    }
+
     /// Writes both graphs and the tokenizer into `dir`, and the large tensors to `weights`.
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description>;
 }
@@ -25,11 +37,11 @@ pub trait Checkpoint {
 /// What a family says of its artifact in the manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
-    pub family: &'static str,
     pub geometry: Geometry,
     pub embeddings: Embeddings,
     pub rotary: Vec<RotarySpec>,
     pub tokenizer: TokenizerSpec,
     pub chat: Option<ChatSpec>,
     pub generation: GenerationSpec,
+    pub trimmed: Option<TrimSpec>,
 }

@@ -47,6 +47,13 @@ pub enum ConvertError {
     Format { node: String, what: &'static str, got: String, expected: String, format: &'static str },
     #[error("models of the family `{family}` have no {precision} form; choose int8 or fp32")]
     NoSuchPrecision { family: &'static str, precision: &'static str },
+    #[error(
+        "the vocabulary of a model of the family `{family}` cannot be trimmed, expected the T5 family; convert it with its whole vocabulary"
+    )]
+    NotTrimmable { family: &'static str },
+    /// The vocabulary cannot be trimmed as asked.
+    #[error("{path}: cannot trim the vocabulary: {what} is {got}, expected {expected}; {remedy}")]
+    Trim { path: String, what: String, got: String, expected: String, remedy: &'static str },
     #[error(transparent)]
     Manifest(#[from] ManifestError),
 }

@@ -17,6 +17,7 @@ mod repository;
 pub mod sentencepiece;
 pub mod t5;
 mod tokenizer_files;
+pub mod vocabulary;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub use error::{ConvertError, Result};
 pub use tokenizer_files::TokenizerFiles;
 
 use output::Staging;
+use vocabulary::Keep;
 use weights::WeightsWriter;
 
 /// What the folder of a checkpoint may hold, for messages.
@@ -41,6 +43,8 @@ pub struct ConvertOptions {
     pub source: PathBuf,
     pub target: Target,
     pub precision: Precision,
+    /// The part of the vocabulary to keep; none keeps all of it.
+    pub keep: Option<Keep>,
     /// Replace an earlier artifact.
     pub force: bool,
 }
@@ -74,7 +78,10 @@ pub fn convert(options: &ConvertOptions) -> Result<Report> {
             }
         }
     };
-    let checkpoint = open(&options.source)?;
+    let mut checkpoint = open(&options.source)?;
+    if let Some(keep) = &options.keep {
+        checkpoint = checkpoint.trim(keep)?;
+    }
     let staging = Staging::create(&place, options.force)?;
     let dir = if is_new_entry { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
     let manifest = write_artifact(checkpoint.as_ref(), &dir, options.precision)?;
@@ -115,13 +122,14 @@ fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, precision: Precision)
         format_version: FORMAT_VERSION,
         ops_version: ops::DOMAIN_VERSION,
         producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
-        family: description.family.to_owned(),
+        family: checkpoint.family().to_owned(),
         geometry: description.geometry,
         embeddings: description.embeddings,
         rotary: description.rotary,
         tokenizer: description.tokenizer,
         chat: description.chat,
         generation: description.generation,
+        trimmed: description.trimmed,
         tensors,
         precision_plan,
     };

@@ -99,7 +99,13 @@ impl Copied {
 
     fn convert(&self, precision: Precision) -> Result<Report> {
         let target = Target::Folder(self.dir.path().join("out"));
-        convert(&ConvertOptions { source: self.dir.path().join("source"), target, precision, force: false })
+        convert(&ConvertOptions {
+            source: self.dir.path().join("source"),
+            target,
+            precision,
+            keep: None,
+            force: false,
+        })
     }
 
     fn message(&self) -> String {

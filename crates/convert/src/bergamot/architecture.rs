@@ -298,6 +298,10 @@ fn check_depth(container: &Container, stack: &str, layers: usize) -> Result<()> 
 }
 
 impl Checkpoint for Bergamot {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         let (linear, embedding) = match precision {
             Precision::Fp32 => (LinearFormat::F32, EmbeddingFormat::F32),
@@ -313,7 +317,6 @@ impl Checkpoint for Bergamot {
         self.decoder(weights, &geometry, &table, linear)?.write(&dir.join(DECODER_FILE))?;
         self.vocabulary.files.write(dir)?;
         Ok(Description {
-            family: FAMILY,
             geometry,
             embeddings: Embeddings { encoder: Some(embedding.clone()), decoder: embedding },
             rotary: Vec::new(),
@@ -337,6 +340,7 @@ impl Checkpoint for Bergamot {
                 min_p: None,
                 repetition_penalty: None,
             },
+            trimmed: None,
         })
     }
 }

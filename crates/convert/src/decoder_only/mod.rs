@@ -142,6 +142,10 @@ impl DecoderOnly {
 }
 
 impl Checkpoint for DecoderOnly {
+    fn family(&self) -> &'static str {
+        self.config.family.name()
+    }
+
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         // First what is quick and may be refused.
         let (tokenizer, chat, ids) = self.write_text_side(dir)?;
@@ -169,13 +173,13 @@ impl Checkpoint for DecoderOnly {
             positions: None,
         };
         Ok(Description {
-            family: self.config.family.name(),
             geometry,
             embeddings: Embeddings { encoder: None, decoder },
             rotary: self.config.rotary.clone(),
             tokenizer,
             chat,
             generation,
+            trimmed: None,
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{ConvertError, Result};
 
 pub use generation::{GenerationConfig, check_token_ids};
 pub use tensors::open_tensors;
-pub use tokenizer::{TokenizerFacts, ready_tokenizer, write_tokenizer};
+pub use tokenizer::{CheckpointTokenizer, TokenizerFacts, ready_tokenizer};
 
 pub const CONFIG_FILE: &str = "config.json";
 pub const GENERATION_FILE: &str = "generation_config.json";

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
-use textgen_artifact::{TOKENIZER_FILE, TokenizerSpec};
+use textgen_artifact::{GenerationSpec, TOKENIZER_FILE, TokenizerSpec};
 use tokenizers::Tokenizer;
 
 use super::read_json;
@@ -12,6 +12,8 @@ use crate::{
     error::{ConvertError, Result},
     sentencepiece::{SentencePiece, TokenizerOptions},
     tokenizer_files::TokenizerFiles,
+    vocabulary::{Keep, trim},
+    weights::RowSelection,
 };
 
 const SENTENCEPIECE_FILES: [&str; 2] = ["spiece.model", "sentencepiece.model"];
@@ -37,26 +39,53 @@ struct TokenizerConfig {
     added_tokens_decoder: BTreeMap<usize, Value>,
 }
 
-/// Writes the tokenizer of the checkpoint `source` into `dir`.
-pub fn write_tokenizer(source: &Path, dir: &Path, facts: TokenizerFacts) -> Result<TokenizerSpec> {
-    let (path, files) = read(source, facts)?;
-    let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
-    let tokenizer = Tokenizer::from_bytes(&files.json).map_err(|error| unusable(error.to_string()))?;
-    let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-    if largest as usize >= facts.vocab_size {
-        return Err(unusable(format!(
-            "it has the id {largest}, the model's embedding has {} rows; they are of different models",
-            facts.vocab_size
-        )));
+/// The tokenizer of a checkpoint, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckpointTokenizer {
+    /// The file it comes from.
+    path: String,
+    pub files: TokenizerFiles,
+    pub spec: TokenizerSpec,
+}
+
+impl CheckpointTokenizer {
+    /// Reads the tokenizer of the checkpoint `source`.
+    pub fn read(source: &Path, facts: TokenizerFacts) -> Result<Self> {
+        let (path, files) = read(source, facts)?;
+        let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
+        let tokenizer = Tokenizer::from_bytes(&files.json).map_err(|error| unusable(error.to_string()))?;
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= facts.vocab_size {
+            return Err(unusable(format!(
+                "it has the id {largest}, the model's embedding has {} rows; they are of different models",
+                facts.vocab_size
+            )));
+        }
+        let empty = tokenizer.encode("", true).map_err(|error| unusable(error.to_string()))?;
+        let appends = empty.get_ids().last() == Some(&facts.eos_token_id);
+        let spec = TokenizerSpec {
+            add_special_tokens: true,
+            source_suffix: if appends { Vec::new() } else { vec![facts.eos_token_id] },
+            normalizer: files.normalizer.is_some(),
+        };
+        Ok(Self { path, files, spec })
     }
-    let empty = tokenizer.encode("", true).map_err(|error| unusable(error.to_string()))?;
-    let appends = empty.get_ids().last() == Some(&facts.eos_token_id);
-    files.write(dir)?;
-    Ok(TokenizerSpec {
-        add_special_tokens: true,
-        source_suffix: if appends { Vec::new() } else { vec![facts.eos_token_id] },
-        normalizer: files.normalizer.is_some(),
-    })
+
+    /// Keeps a part of the vocabulary, with every token that `generation` names, and gives all ids their new
+    /// numbers. The result is the rows of the embedding that stay.
+    pub fn trim(&mut self, keep: &Keep, generation: &mut GenerationSpec) -> Result<RowSelection> {
+        let mut named: Vec<&mut u32> =
+            generation.token_ids_mut().chain(&mut self.spec.source_suffix).collect();
+        let ids: Vec<u32> = named.iter().map(|id| **id).collect();
+        let (files, kept) = trim(&self.path, &self.files, &ids, keep)?;
+        for id in &mut named {
+            if let Some(place) = kept.place(**id) {
+                **id = place;
+            }
+        }
+        self.files = files;
+        Ok(kept)
+    }
 }
 
 /// The checkpoint's own `tokenizer.json`; none when it has none.

@@ -18,15 +18,18 @@ mod tensors;
 
 use std::path::Path;
 
-use textgen_artifact::{DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry};
+use textgen_artifact::{
+    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TrimSpec,
+};
 
 use crate::{
     checkpoint::{Checkpoint, Description, Precision},
     error::{ConvertError, Result},
     huggingface::{
-        CONFIG_FILE, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors, write_tokenizer,
+        CONFIG_FILE, CheckpointTokenizer, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors,
     },
-    weights::{EmbeddingFormat, StoredTable, TensorSource, Weight, WeightsWriter},
+    vocabulary::Keep,
+    weights::{EmbeddingFormat, SelectedRows, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 use config::Config;
@@ -39,12 +42,12 @@ const DEFAULT_START: u32 = 0;
 
 /// A checkpoint of the family.
 pub struct T5 {
-    /// The folder.
-    source: std::path::PathBuf,
     config: Config,
     tensors: Box<dyn TensorSource>,
     layout: Layout,
     generation: GenerationSpec,
+    tokenizer: CheckpointTokenizer,
+    trimmed: Option<TrimSpec>,
 }
 
 impl T5 {
@@ -54,7 +57,10 @@ impl T5 {
         let tensors = open_tensors(source)?;
         let layout = Layout::of(tensors.as_ref(), &config)?;
         let generation = generation(source, &config)?;
-        Ok(Some(Self { source: source.to_owned(), config, tensors, layout, generation }))
+        let eos_token_id = generation.eos_token_ids.first().copied().unwrap_or(DEFAULT_EOS);
+        let facts = TokenizerFacts { eos_token_id, vocab_size: config.vocab_size };
+        let tokenizer = CheckpointTokenizer::read(source, facts)?;
+        Ok(Some(Self { config, tensors, layout, generation, tokenizer, trimmed: None }))
     }
 
     fn geometry(&self) -> Geometry {
@@ -90,17 +96,28 @@ impl T5 {
 }
 
 impl Checkpoint for T5 {
+    fn family(&self) -> &'static str {
+        self.config.variant.name()
+    }
+
+    fn trim(self: Box<Self>, keep: &Keep) -> Result<Box<dyn Checkpoint>> {
+        let mut trimmed = *self;
+        let vocab_size = trimmed.config.vocab_size;
+        let kept = trimmed.tokenizer.trim(keep, &mut trimmed.generation)?;
+        trimmed.trimmed = Some(keep.spec(vocab_size));
+        trimmed.config.vocab_size = kept.len();
+        let Layout { encoder_embedding, decoder_embedding, head, .. } = &trimmed.layout;
+        let tables = [Some(encoder_embedding), Some(decoder_embedding), head.as_ref()].into_iter().flatten();
+        trimmed.tensors = Box::new(SelectedRows::new(trimmed.tensors, tables, kept));
+        Ok(Box::new(trimmed))
+    }
+
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         // First what is quick and may be refused.
         if precision == Precision::Int4 {
-            return Err(ConvertError::NoSuchPrecision {
-                family: self.config.variant.name(),
-                precision: "int4",
-            });
+            return Err(ConvertError::NoSuchPrecision { family: self.family(), precision: "int4" });
         }
-        let eos_token_id = self.generation.eos_token_ids.first().copied().unwrap_or(DEFAULT_EOS);
-        let facts = TokenizerFacts { eos_token_id, vocab_size: self.config.vocab_size };
-        let tokenizer = write_tokenizer(&self.source, dir, facts)?;
+        self.tokenizer.files.write(dir)?;
 
         let encoder_table = self.write_embedding(weights, &self.layout.encoder_embedding, precision)?;
         let decoder_table = if self.layout.decoder_embedding == self.layout.encoder_embedding {
@@ -120,13 +137,13 @@ impl Checkpoint for T5 {
             positions: None,
         };
         Ok(Description {
-            family: self.config.variant.name(),
             geometry,
             embeddings: Embeddings { encoder: Some(spec(encoder_table)), decoder: spec(decoder_table) },
             rotary: Vec::new(),
-            tokenizer,
+            tokenizer: self.tokenizer.spec.clone(),
             chat: None,
             generation: self.generation.clone(),
+            trimmed: self.trimmed.clone(),
         })
     }
 }

@@ -54,6 +54,25 @@ impl Matrix {
         Self { rows, columns, values: Values::Int8 { values, row_scales } }
     }
 
+    /// The rows of all parts, one part after the other. They stay quantized where all parts are.
+    ///
+    /// # Panics
+    /// When a part has not `columns` columns.
+    pub fn stack(columns: usize, parts: Vec<Self>) -> Self {
+        assert!(parts.iter().all(|part| part.columns == columns), "columns of stacked matrices");
+        let rows = parts.iter().map(|part| part.rows).sum();
+        if parts.iter().any(|part| matches!(part.values, Values::F32(_))) {
+            return Self::new(rows, columns, parts.into_iter().flat_map(Self::into_f32).collect());
+        }
+        let (mut all, mut all_scales) = (Vec::with_capacity(rows * columns), Vec::with_capacity(rows));
+        for part in parts {
+            let (values, row_scales) = part.into_int8();
+            all.extend(values);
+            all_scales.extend(row_scales);
+        }
+        Self::quantized(rows, columns, all, all_scales)
+    }
+
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -3,6 +3,7 @@
 mod element;
 mod embedding;
 mod matrix;
+mod selection;
 mod source;
 mod weight;
 mod writer;
@@ -10,6 +11,7 @@ mod writer;
 pub use element::{Element, Stored};
 pub use embedding::{EmbeddingFormat, StoredTable};
 pub use matrix::{Matrix, Values};
+pub use selection::{RowSelection, SelectedRows};
 pub use source::TensorSource;
 use source::stripes;
 pub use weight::Weight;
