@@ -3,9 +3,11 @@
 //! Exit codes: 0 done, 1 it failed (for `--jsonl`: at least one line did), 2 wrong usage.
 
 mod bench;
+mod bench_texts;
 mod generate;
 mod inspect;
 mod jsonl;
+mod memory;
 mod runtime;
 mod score;
 
