@@ -25,6 +25,8 @@ class Contender(NamedTuple):
     precision: str
     #: What it found in one turn: `load_ms`, `resident_bytes`, and for each number of rows `first_ms` and `total_ms`.
     turn: "Callable[[Settings], Dict[str, Any]]"
+    #: Rounds it takes part in, at most.
+    rounds: int = 1000
 
 
 def contenders(part: str) -> "List[Contender]":
@@ -41,7 +43,8 @@ def contenders(part: str) -> "List[Contender]":
         if part == "mt5-base":
             found.insert(1, ours(part, "int8", "--keep-scripts", "han,latin"))
         found += [peer("CTranslate2", part, precision, "ctranslate2") for precision in ("int8", "fp32")]
-    return found + [peer("Transformers", part, "fp32", "transformers", "torch")]
+    # So far behind that one round of it says enough.
+    return found + [peer("Transformers", part, "fp32", "transformers", "torch")._replace(rounds=1)]
 
 
 def ours(part: str, precision: str, *flags: str) -> Contender:
@@ -98,7 +101,7 @@ def measure(part: str, settings: Settings, rounds: int, threads: List[int]) -> "
         for count in threads:
             for each in field:
                 name = f"{each.name} {each.precision}"
-                if name in skipped:
+                if name in skipped or number > each.rounds:
                     continue
                 print(f"{part}: round {number} of {rounds}, {count} threads, {name}", file=sys.stderr, flush=True)
                 try:
@@ -112,10 +115,11 @@ def measure(part: str, settings: Settings, rounds: int, threads: List[int]) -> "
         for (name, precision, count), found in turns.items()
         for result in summary(found, {"engine": name, "precision": precision, "threads": count}, settings)
     ]
-    return {"settings": settings, "results": results, "skipped": skipped, "turns": [
+    raw = [
         {"engine": name, "precision": precision, "threads": count, "rounds": found}
         for (name, precision, count), found in turns.items()
-    ]}
+    ]
+    return {"settings": settings, "results": results, "skipped": skipped, "turns": raw}
 
 
 def summary(turns, who, settings):
