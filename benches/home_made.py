@@ -41,10 +41,12 @@ def backends(folder: Path) -> "tuple[str, dict[str, str]]":
     """The server's argument and variables, with our backend and the Python one linked into a folder."""
     python = environments.python("ctranslate2")
     version = call([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
+    if call([python, "-c", "import numpy; print(numpy.__version__)"]).startswith("2"):
+        raise Unavailable(f"Triton's Python backend needs numpy 1, which Python {version} cannot have; use 3.9 to 3.12")
     triton = places.NATIVE / "pytriton" / "tritonserver"
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
     library = Path(sysconfig.get_config_var("LIBDIR")) / f"libpython{version}.so.1.0"
-    for file, remedy in (stub, "use Python 3.9 to 3.13"), (library, f"apt install libpython{version}"):
+    for file, remedy in (stub, "use Python 3.9 to 3.12"), (library, f"apt install libpython{version}"):
         if not file.exists():
             raise Unavailable(f"no {file}, which Triton's Python backend needs; {remedy}")
     own = folder / "python"
