@@ -90,7 +90,9 @@ def arguments():
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32], help="rows decoded together")
     parser.add_argument("--input-tokens", type=int, default=32, help="tokens of each source or prompt (default 32)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens generated in each row (default 32)")
-    parser.add_argument("--requests", type=int, default=160, help="requests of a load on the server, at most (default 160)")
+    parser.add_argument(
+        "--requests", type=int, default=160, help="requests of a load on the server, at most (default 160)"
+    )
     parser.add_argument("--seconds", type=float, default=30, help="seconds of a load on the server, about (default 30)")
     parser.add_argument("--quick", action="store_true", help="one round of everything, two threads, little of each")
     parser.add_argument("--with-llama-cpp", action="store_true", help="compile llama.cpp too, which takes long")

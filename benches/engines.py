@@ -89,7 +89,9 @@ def native_turn(settings):
     threads = settings["threads"]
     told = {"texts": str(SENTENCES), "direction": "en-pt", "rows": settings["rows"], "workers": threads}
     # The weights come with it, in the environment of the tests.
-    return json.loads(call([sys.executable, HERE / "peers" / "native_engine.py", json.dumps(told)], RAYON_NUM_THREADS=str(threads)))
+    return json.loads(
+        call([sys.executable, HERE / "peers" / "native_engine.py", json.dumps(told)], RAYON_NUM_THREADS=str(threads))
+    )
 
 
 def measure(part: str, settings: Settings, rounds: int, threads: List[int]) -> "Dict[str, Any]":

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cache import CACHE, HERE
 
-
 #: Environments whose packages have no wheels: they are made only when asked for.
 COMPILED = ("llama_cpp",)
 may_build = False

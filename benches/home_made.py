@@ -28,7 +28,9 @@ model_transaction_policy {{ decoupled: {decoupled} }}
 def add(repository: Repository, name: str, model: str, instances: int, threads: int, decoupled: bool) -> None:
     """An entry of so many instances, each with so many threads."""
     options = parameters(
-        model=weights.ctranslate2(model, "int8"), tokenizer=weights.checkpoint(model) / "tokenizer.json", threads=threads
+        model=weights.ctranslate2(model, "int8"),
+        tokenizer=weights.checkpoint(model) / "tokenizer.json",
+        threads=threads,
     )
     version = repository.path / name / "1"
     version.mkdir(parents=True)

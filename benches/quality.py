@@ -27,10 +27,14 @@ def measure(options) -> dict:
         for precision in ("fp32", "int8"):
             say(f"chrF {direction} {precision}")
             score = chrf.score(direction, precision)
-            results.append({"model": f"Bergamot {direction}", "precision": precision, "measure": "chrF, UDHR", "value": score})
+            results.append(
+                {"model": f"Bergamot {direction}", "precision": precision, "measure": "chrF, UDHR", "value": score}
+            )
     for precision in ("fp32", "int8", "int4"):
         value = smollm2.mean_logprob(precision)
-        results.append({"model": "SmolLM2-135M", "precision": precision, "measure": "mean log-probability", "value": value})
+        results.append(
+            {"model": "SmolLM2-135M", "precision": precision, "measure": "mean log-probability", "value": value}
+        )
     for shape in weights.SHAPES:
         say(f"error of {shape}")
         exact, rounded = (scores(shape, precision) for precision in ("fp32", "int8"))
@@ -48,7 +52,9 @@ def scores(shape, precision):
     """Log-probabilities of random targets."""
     chance = random.Random(1)
     ids = range(100, weights.VOCABULARY[shape])
-    lines = [{"input_ids": chance.choices(ids, k=TOKENS), "target_ids": chance.choices(ids, k=TOKENS)} for _ in range(PAIRS)]
+    lines = [
+        {"input_ids": chance.choices(ids, k=TOKENS), "target_ids": chance.choices(ids, k=TOKENS)} for _ in range(PAIRS)
+    ]
     printed = call(
         [CLI, "score", weights.textgen(shape, precision), "--jsonl"],
         text="\n".join(map(json.dumps, lines)),

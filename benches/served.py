@@ -87,7 +87,13 @@ def measured(server, options):
             count = max(8, min(len(texts), round(options.seconds * share * base)))
             found.append(run(server, open_loop(doors[name], texts[:count], share * base, seed=number)))
     return {
-        "settings": {"model": MODEL, "precision": "int8", "threads": 2, "requests": len(texts), "seconds": options.seconds},
+        "settings": {
+            "model": MODEL,
+            "precision": "int8",
+            "threads": 2,
+            "requests": len(texts),
+            "seconds": options.seconds,
+        },
         "skipped": {},
         "maximum": [{"door": name, **spreads(found)} for name, found in most.items()],
         "python_backend_requests_per_second": base,

@@ -19,7 +19,9 @@ CACHE = places.CACHE / "bench"
 
 
 @contextmanager
-def serve(fill, *arguments: str, variables: "Optional[Dict[str, str]]" = None) -> "Iterator[Tuple[TritonServer, GrpcDoor]]":
+def serve(
+    fill, *arguments: str, variables: "Optional[Dict[str, str]]" = None
+) -> "Iterator[Tuple[TritonServer, GrpcDoor]]":
     """A server over the repository that `fill` fills, once its models are ready."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Repository(Path(folder) / "repository")

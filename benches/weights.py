@@ -74,4 +74,6 @@ def llama_cpp(model: str, precision: str) -> Path:
     """A GGUF file, its matrices in 8 bits."""
     assert (model, precision) == ("smollm2", "int8")
     script = HERE / "peers" / "quantize_gguf.py"
-    return made(CACHE / "llama_cpp" / "q8_0.gguf", lambda out: call([environments.python("llama_cpp"), script, gguf(), out]))
+    return made(
+        CACHE / "llama_cpp" / "q8_0.gguf", lambda out: call([environments.python("llama_cpp"), script, gguf(), out])
+    )

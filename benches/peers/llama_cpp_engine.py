@@ -21,7 +21,9 @@ def load(settings):
         options.n_batch = rows * settings["input_tokens"]
         context = llama_cpp.llama_init_from_model(model, options)
         assert context, "no context"
-        last = step(context, [(token, at, row) for row, ids in enumerate(inputs) for at, token in enumerate(ids)], words)
+        last = step(
+            context, [(token, at, row) for row, ids in enumerate(inputs) for at, token in enumerate(ids)], words
+        )
         for at in range(len(inputs[0]), len(inputs[0]) + tokens - 1):
             last = step(context, [(token, at, row) for row, token in enumerate(last)], words)
         assert len(last) == rows

@@ -18,7 +18,9 @@ RUNS = 8
 def rate(operator, kinds, arrays, threads):
     names = [f"in{index}" for index in range(len(arrays))]
     shapes = [helper.make_tensor_value_info(name, kind, [SIZE, SIZE]) for name, kind in zip(names, kinds)]
-    out = helper.make_tensor_value_info("out", TensorProto.INT32 if operator == "MatMulInteger" else TensorProto.FLOAT, [SIZE, SIZE])
+    out = helper.make_tensor_value_info(
+        "out", TensorProto.INT32 if operator == "MatMulInteger" else TensorProto.FLOAT, [SIZE, SIZE]
+    )
     # The second matrix is a weight, so that the runtime packs it beforehand.
     weight = helper.make_tensor("in1", kinds[1], [SIZE, SIZE], arrays[1].tobytes(), raw=True)
     graph = helper.make_graph([helper.make_node(operator, names, ["out"])], "peak", shapes[:1], [out], [weight])
