@@ -54,8 +54,8 @@ SHAPES = {
     },
 }
 
-#: Pieces of each script among a hundred of the vocabulary, and the first and the number of its characters. The shares are
-#: an assumption: a vocabulary for a hundred languages, of which 40 are in Latin or Chinese script.
+#: Pieces of each script among a hundred of the vocabulary, and the first and the number of its characters. The shares
+#: are an assumption: a vocabulary for a hundred languages, of which 40 are in Latin or Chinese script.
 SCRIPTS = [
     (32, ord("a"), 26),
     (8, 0x4E00, 20000),

@@ -1,9 +1,9 @@
 """What server and backend add to the bare engine, with 32 streams.
 
-The same numbers of input and output tokens: alone by `textgen bench`, and by 32 gRPC streams through the server. The time
-between two tokens of a stream, while all 32 run, stands beside the step alone; so does the engine's own time for a step in
-the server, which says how much of the difference is work of others on the same processors: the server's threads, and the
-client. With one thread for the engine, a processor is left to those.
+The same numbers of input and output tokens: alone by `textgen bench`, and by 32 gRPC streams through the server. The
+time between two tokens of a stream, while all 32 run, stands beside the step alone; so does the engine's own time for a
+step in the server, which says how much of the difference is work of others on the same processors: the server's threads
+and the client. With one thread for the engine, a processor is left to those.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Through the real server, open loop: ours beside CTranslate2 in Triton's Python backend, on the same weights.
 
-Texts have the lengths of real ones, and answers the lengths of their translations. What the home-made answer can take at
-most is found first, with 64 requests open all the time. Then requests come at random times (Poisson, a fixed seed), at
+Texts have the lengths of real ones, and answers the lengths of their translations. What the home-made answer can take
+at most is found first, with 64 requests open all the time. Then requests come at random times (Poisson, a fixed seed), at
 shares of that rate, to each of: ours by gRPC streams and by HTTP generate_stream, and the Python backend in two forms:
 whole answers, and tokens sent from CTranslate2's callback. All are in one server and take turns.
 """
@@ -30,8 +30,8 @@ MODEL = "mt5-base"
 OPEN = 64
 ROWS = 32
 SHARES = (0.4, 0.8)
-#: What the Python backend is tried with: instances, and threads of each.
-TRIED = ((1, 2), (2, 1))
+#: What the Python backend is tried with: how it answers, instances, and threads of each.
+TRIED = (("whole", 1, 2), ("whole", 2, 1), ("streamed", 1, 2), ("streamed", 2, 1))
 
 
 def measure(options) -> dict:
@@ -46,10 +46,9 @@ def measure(options) -> dict:
         def fill(repository):
             limits = parameters(max_sequences=ROWS, intra_op_threads=2, max_queue_requests=4096, request_timeout_ms=0)
             repository.add("textgen", limits, artifact=ours)
-            for instances, threads in TRIED:
-                for kind in ("whole", "streamed"):
-                    name = f"{kind}-{instances}x{threads}"
-                    home_made.add(repository, name, MODEL, instances, threads, kind == "streamed")
+            for kind, instances, threads in TRIED:
+                name = entry(kind, instances, threads)
+                home_made.add(repository, name, MODEL, instances, threads, kind == "streamed")
 
         with serve(fill, directory, variables=variables) as (server, _):
             return measured(server, options)
@@ -61,10 +60,9 @@ def measured(server, options):
         "textgen, gRPC": Grpc(server.grpc_port, "textgen", of_ours),
         "textgen, HTTP": Http(server.http_port, "textgen", of_ours),
     }
-    for instances, threads in TRIED:
-        for kind in ("whole", "streamed"):
-            name = f"{kind}-{instances}x{threads}"
-            doors[name] = Grpc(server.grpc_port, name, of_theirs, batch=True)
+    for kind, instances, threads in TRIED:
+        name = f"CTranslate2 {kind}, {instances} x {threads}"
+        doors[name] = Grpc(server.grpc_port, entry(kind, instances, threads), of_theirs, batch=True)
     for door in doors.values():
         asyncio.run(closed_loop(door, texts[:4], 4))
 
@@ -76,7 +74,7 @@ def measured(server, options):
     rates = {name: spread(each["requests_per_second"] for each in found) for name, found in most.items()}
     # The better of what was tried, for each form.
     whole, streamed = (
-        max((name for name in rates if name.startswith(kind)), key=lambda name: rates[name]["median"])
+        max((name for name in rates if kind in name), key=lambda name: rates[name]["median"])
         for kind in ("whole", "streamed")
     )
     base = max(rates[whole]["median"], rates[streamed]["median"])
@@ -99,6 +97,11 @@ def measured(server, options):
         "python_backend_requests_per_second": base,
         "loads": [{"door": name, "share": share, **spreads(found)} for (name, share), found in loads.items()],
     }
+
+
+def entry(kind, instances, threads):
+    """Its name in the repository."""
+    return f"{kind}-{instances}x{threads}"
 
 
 def say(text):

@@ -2,9 +2,10 @@
 
 from typing import Any, Dict, Iterator, List, Optional
 
+from losses import losses
 from machine import heading
 from results import TITLES, Parts, find, median, ratio
-from targets import losses, targets
+from targets import targets
 
 
 def summary(parts: Parts) -> str:
@@ -23,7 +24,8 @@ def document(parts: Parts) -> str:
     """The whole report."""
     sections = [
         "# Benchmarks",
-        "Written by `make bench BENCH_ARGS=--publish`; every figure is a median over the rounds, with the least and the most in brackets.",
+        "Written by `make bench BENCH_ARGS=--publish`. Every figure is a median over the rounds, with the least and the "
+        "most in brackets.",
         summary(parts),
     ]
     for part, title in TITLES.items():
@@ -61,13 +63,16 @@ def engine_tables(parts: Parts, part: str) -> "Iterator[str]":
     found, settings = parts[part], parts[part]["settings"]
     if part == "engines.bergamot":
         yield (
-            "Text to text, tokenizers included, in milliseconds. The native engine takes one sentence at a time; it gets as many "
-            "threads of its own as there are, and as many sentences at once. CTranslate2 cannot load the model: it has no SSRU, "
+            "Text to text, tokenizers included, in milliseconds. The native engine takes one sentence at a time; "
+            "it gets as many "
+            "threads of its own as there are, and as many sentences at once. CTranslate2 cannot load the model: "
+            "it has no SSRU, "
             "the recurrent unit that stands for self-attention in the decoder."
         )
     else:
         yield (
-            f"Inputs of {settings['input_tokens']} tokens, {settings['tokens']} tokens generated in each row, tokens a second. "
+            f"Inputs of {settings['input_tokens']} tokens, {settings['tokens']} tokens generated in each row, "
+            "tokens a second. "
             "*Inputs* is from the token ids to the first token, *decoding* from there to the last."
         )
     for threads in sorted({each["threads"] for each in found["results"]}, reverse=True):
@@ -114,9 +119,11 @@ def served_tables(found: "Dict[str, Any]") -> "Iterator[str]":
     settings = found["settings"]
     yield "## Through the server, open loop"
     yield (
-        f"{settings['model']}'s shape in {settings['precision']}, {settings['threads']} threads, texts and answers as long as one to four "
-        "real sentences and their translations. `whole` and `streamed` are CTranslate2 in Triton's Python backend behind its "
-        "dynamic batcher, with so many instances x threads: answers sent whole, or token by token from CTranslate2's callback. A static "
+        f"{settings['model']}'s shape in {settings['precision']}, {settings['threads']} threads, texts and "
+        "answers as long as one to four "
+        "real sentences and their translations. CTranslate2 is in Triton's Python backend behind "
+        "its dynamic batcher, with so many instances x threads; it sends answers whole, or token by token "
+        "from its callback. A static "
         "batch takes in nobody before it has ended. Times are from when a request was due."
     )
     head = ["64 requests open", "requests/s", "tokens/s", "server's CPU, ms a token", "client's CPU, ms a token"]
@@ -139,8 +146,10 @@ def overhead_table(found: "Dict[str, Any]") -> "Iterator[str]":
     settings = found["settings"]
     yield "## Server and backend over the bare engine"
     yield (
-        f"{settings['rows']} gRPC streams of {settings['input_tokens']} input and {settings['tokens']} output tokens each, beside the same "
-        "rows by `textgen bench`. Server and client share the processors with the engine; with one thread for the engine, the other "
+        f"{settings['rows']} gRPC streams of {settings['input_tokens']} input and {settings['tokens']} output "
+        "tokens each, beside the same "
+        "rows by `textgen bench`. Server and client share the processors with the engine; with one thread for"
+        " the engine, the other "
         "processor is theirs. A step takes a token of every stream."
     )
     columns = {
@@ -159,7 +168,7 @@ def overhead_table(found: "Dict[str, Any]") -> "Iterator[str]":
 
 def services_table(found: "Dict[str, Any]") -> "Iterator[str]":
     yield "## The services"
-    yield "With the configuration and models of `make demo`. The published figures are of other, larger models on a GPU."
+    yield "Configuration and models of `make demo`. The published figures are of other, larger models on a GPU."
     published = found["published"]
     yield table(
         ["", "here", "published"],

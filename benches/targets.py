@@ -1,8 +1,8 @@
-"""What is aimed at, and where others are ahead."""
+"""What is aimed at."""
 
 from typing import List, NamedTuple, Optional
 
-from results import TITLES, Parts, find, median, ratio
+from results import Parts, find, median, ratio
 
 
 class Target(NamedTuple):
@@ -74,49 +74,3 @@ def rate_ratio(parts: Parts, part: str, rows: int, precision: str, ours: str = "
     ]
     own = median(find(parts, part, engine=ours, **told), "total_ms")
     return ratio(min(peers, default=None), own)
-
-
-def losses(parts: Parts) -> "List[str]":
-    """Where a peer in the same precision is ahead, on any number of threads, in any of what is measured."""
-    lines = []
-    kinds = {
-        "total_ms": ("the whole", False),
-        "decode_tokens_per_second": ("decoding", True),
-        "input_tokens_per_second": ("taking in the inputs", True),
-        "load_ms": ("loading", False),
-        "resident_bytes": ("memory", False),
-    }
-    for part, title in TITLES.items():
-        results = parts.get(part, {}).get("results", [])
-        for own in (each for each in results if each["engine"] == "textgen"):
-            same = ("precision", "threads", "rows")
-            peers = [
-                each
-                for each in results
-                if not each["engine"].startswith("textgen") and all(each[key] == own[key] for key in same)
-            ]
-            for key, (what, higher) in kinds.items():
-                # Loading and memory do not depend on the rows.
-                if key not in own or (key in ("load_ms", "resident_bytes") and own["rows"] != results[0]["rows"]):
-                    continue
-                for peer in peers:
-                    by = (
-                        ratio(median(peer, key), median(own, key))
-                        if higher
-                        else ratio(median(own, key), median(peer, key))
-                    )
-                    if by and by > 1.02:
-                        rows = "" if key in ("load_ms", "resident_bytes") else f", {own['rows']} rows"
-                        lines.append(
-                            f"- {title}, {own['precision']}, {own['threads']} threads{rows}: {peer['engine']} is ahead in {what}, {by:.2f} times"
-                        )
-    skipped = [
-        f"- not measured: {part}, {name}: {reason}"
-        for part, each in parts.items()
-        for name, reason in each.get("skipped", {}).items()
-    ]
-    return (
-        (["Where others are ahead in the same precision, and what could not be measured:", ""] + lines + skipped)
-        if lines or skipped
-        else []
-    )
