@@ -53,5 +53,7 @@ def call(command, text: str = "", patience_s: float = PATIENCE_S, **variables: s
         raise Unavailable(f"{command[0]}: {error.strerror}") from error
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise Unavailable(f"{what} ended with {done.returncode}: {lines[-1].strip()[:300]}")
+        # A traceback ends with the error; other programs begin with it.
+        told = next((line for line in lines if line.startswith("error: ")), lines[-1])
+        raise Unavailable(f"{what} ended with {done.returncode}: {told.strip()[:300]}")
     return done.stdout
