@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, Iterator, List
 
-from results import TITLES, Parts, median, ratio
+from results import TITLES, Parts, count, median, ratio
 
 #: What is compared, its name, and whether more of it is better.
 OF_ROWS = (
@@ -36,7 +36,7 @@ def ahead(results: "List[Dict[str, Any]]", title: str) -> "Iterator[str]":
                 peer[key] != own[key] for key in ("precision", "threads", "rows")
             ):
                 continue
-            for measures, place in (OF_ROWS, f"{where}, {own['rows']} rows"), (OF_MODELS if first else (), where):
+            for measures, place in (OF_ROWS, f"{where}, {count(own['rows'])}"), (OF_MODELS if first else (), where):
                 for key, what, more_is_better in measures:
                     pair = median(peer, key), median(own, key)
                     by = ratio(*(pair if more_is_better else reversed(pair)))

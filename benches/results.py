@@ -26,3 +26,8 @@ def median(entry: "Optional[Dict[str, Any]]", key: str) -> "Optional[float]":
 
 def ratio(ours: "Optional[float]", theirs: "Optional[float]") -> "Optional[float]":
     return ours / theirs if ours and theirs else None
+
+
+def count(rows: int) -> str:
+    """So many rows, in words."""
+    return f"{rows} row{'s' if rows > 1 else ''}"

@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from losses import losses
 from machine import heading
-from results import TITLES, Parts, find, median, ratio
+from results import TITLES, Parts, count, find, median, ratio
 from targets import targets
 
 
@@ -83,9 +83,9 @@ def engine_tables(parts: Parts, part: str) -> "Iterator[str]":
             head = [f"{threads} threads"] + [f"{rows} at once" for rows in sizes] + ["load ms", "memory MiB"]
         else:
             head = [f"{threads} threads", "precision"] + [
-                f"{kind}, {rows} rows" for rows in sizes for kind in ("decoding", "inputs")
+                f"{kind}, {count(rows)}" for rows in sizes for kind in ("decoding", "inputs")
             ]
-            head += ["load ms", "memory MiB", f"read bandwidth, {sizes[0]} rows", f"peak, {sizes[-1]} rows"]
+            head += ["load ms", "memory MiB", f"read bandwidth, {count(sizes[0])}", f"peak, {count(sizes[-1])}"]
         lines = []
         for engine, precision in engines:
             by_rows = {each["rows"]: each for each in own if (each["engine"], each["precision"]) == (engine, precision)}
