@@ -4,7 +4,7 @@
 Each part writes its JSON file to `.cache/bench/results` as soon as it is done, with machine, versions, every round,
 medians and spread. `.cache/bench/report.json` and `report.md` are made of all that are there; --publish also puts the
 report into `docs/benchmarks.md` and its summary into the README. Environments, checkpoints and conversions stay in
-`.cache/bench`, some 20 GB, and are made when they are missing.
+`.cache/bench`, some 16 GB, and are made when they are missing.
 """
 
 import argparse
