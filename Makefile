@@ -165,20 +165,10 @@ quality: env cli test-models ## Compare the precisions: chrF of the translators,
 soak: env backend cli demo-models ## Look for growing memory over 20,000 requests
 	.venv/bin/pytest -m soak $(PYTEST_ARGS)
 
-# CTranslate2 has an environment of its own: nothing else needs it.
-BENCH := .cache/bench
-BENCH_STAMP := $(BENCH)/venv/stamp-$(shell cksum < benches/requirements.txt | cut -d' ' -f1)
-
-$(BENCH_STAMP):
-	@rm -rf $(BENCH)/venv
-	$${PYTHON:-python3} -m venv $(BENCH)/venv
-	$(BENCH)/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary=:all: \
-	  -r benches/requirements.txt
-	@touch $@
-
-.PHONY: bench-t5
-bench-t5: cli $(BENCH_STAMP) ## Compare the speed with CTranslate2's, on mT5-base's shape
-	$(BENCH)/venv/bin/python benches/compare_ctranslate2.py $(BENCH_ARGS)
+# The peers have environments of their own: nothing else needs them.
+.PHONY: bench
+bench: env backend gateway test-models ## Measure everything beside its peers, in about an hour
+	.venv/bin/python benches/bench.py $(BENCH_ARGS)
 
 .PHONY: bench-prefill
 bench-prefill: env backend demo-models ## Measure the gaps of running streams while long prompts come

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import platform
+import statistics
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List
 
 
 def machine() -> Dict[str, Any]:
@@ -18,6 +19,12 @@ def machine() -> Dict[str, Any]:
 def percentile(values: List[float], share: float) -> float:
     """The smallest value that at least this share of them does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def spread(values: "Iterable[float]") -> "Dict[str, float]":
+    """Median, least and most."""
+    found = list(values)
+    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
 
 
 def save(report: Dict[str, Any], path: Path) -> None:

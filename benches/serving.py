@@ -5,7 +5,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -19,12 +19,14 @@ CACHE = places.CACHE / "bench"
 
 
 @contextmanager
-def serve(fill, *arguments: str) -> "Iterator[Tuple[TritonServer, GrpcDoor]]":
+def serve(
+    fill, *arguments: str, variables: "Optional[Dict[str, str]]" = None
+) -> "Iterator[Tuple[TritonServer, GrpcDoor]]":
     """A server over the repository that `fill` fills, once its models are ready."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Repository(Path(folder) / "repository")
         fill(repository)
-        with TritonServer(repository.path, Path(folder) / "server.log", arguments) as server:
+        with TritonServer(repository.path, Path(folder) / "server.log", arguments, variables) as server:
             door = GrpcDoor(server.grpc_port)
             try:
                 yield server, door

@@ -37,10 +37,13 @@ def free_ports(count: int) -> List[int]:
 class TritonServer:
     """The server on free ports. Leaving the `with` block stops it and fails when it crashed."""
 
-    def __init__(self, repository: Path, log: Path, arguments: Tuple[str, ...] = ()):
+    def __init__(
+        self, repository: Path, log: Path, arguments: Tuple[str, ...] = (), variables: Optional[Dict[str, str]] = None
+    ):
         self.repository = repository
         self.log = log
         self.arguments = arguments
+        self.variables = variables or {}
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         self.process: Optional[subprocess.Popen] = None
         # No connection stays open: an idle one keeps the server from ending until its exit timeout.
@@ -48,7 +51,7 @@ class TritonServer:
 
     def __enter__(self) -> "TritonServer":
         # The server finds no Python of ours: it must not need one.
-        environment = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
+        environment = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), **self.variables}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [

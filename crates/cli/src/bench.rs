@@ -23,7 +23,7 @@ use triton_textgen::{
     model::{ModelExecutor, Runtime},
 };
 
-use crate::runtime::RuntimeArguments;
+use crate::{bench_texts, memory::resident_bytes, runtime::RuntimeArguments};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Time the texts of this file, one a line, through the whole engine instead: --rows of them at a time
+    #[arg(long, value_name = "FILE", requires = "json")]
+    texts: Option<PathBuf>,
     #[command(flatten)]
     runtime: RuntimeArguments,
 }
@@ -80,6 +83,10 @@ const WARM_UP_STEPS: u32 = 4;
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!arguments.rows.contains(&0), "--rows: got 0, expected at least 1");
+    if let Some(texts) = &arguments.texts {
+        bench_texts::run(&arguments.dir, texts, &arguments.rows, &arguments.runtime.model()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let manifest = Manifest::read(&arguments.dir)?;
     let runtime = Runtime::load(&arguments.runtime.library()?)?;
     let mut options = arguments.runtime.executor();
@@ -220,7 +227,8 @@ fn print(
                 "family": manifest.family, "threads": machine.threads,
                 "source_tokens": arguments.source_tokens, "steps": arguments.steps,
                 "load_ms": milliseconds(machine.load), "decoder_weight_bytes": step_bytes,
-                "read_bandwidth_bytes_per_second": machine.bandwidth, "results": rows,
+                "read_bandwidth_bytes_per_second": machine.bandwidth, "resident_bytes": resident_bytes(),
+                "results": rows,
             })
         )?;
     } else {

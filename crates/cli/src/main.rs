@@ -3,9 +3,11 @@
 //! Exit codes: 0 done, 1 it failed (for `--jsonl`: at least one line did), 2 wrong usage.
 
 mod bench;
+mod bench_texts;
 mod generate;
 mod inspect;
 mod jsonl;
+mod memory;
 mod runtime;
 mod score;
 
@@ -55,8 +57,8 @@ enum Command {
         /// tokens; T5 family
         #[arg(long, value_name = "SCRIPTS", value_delimiter = ',')]
         keep_scripts: Vec<Script>,
-        /// Keep only tokens that the texts of a file use (UTF-8, one a line), besides those of --keep-scripts; T5
-        /// family
+        /// Keep only tokens that the texts of a file use (UTF-8, one a line), and those of the
+        /// scripts; T5 family
         #[arg(long, value_name = "FILE")]
         keep_corpus: Option<PathBuf>,
         /// Replace an earlier artifact

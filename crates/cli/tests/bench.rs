@@ -36,6 +36,27 @@ fn every_number_of_rows_is_measured() {
 }
 
 #[test]
+fn real_texts_are_timed() {
+    let artifact = Artifact::convert("flan");
+    let dir = artifact.dir();
+    let texts = dir.join("texts");
+    std::fs::write(&texts, "one\n\ntwo words\nand three words\n").unwrap();
+    let bench = ["bench", path(&dir), "--threads", "1", "--json", "--texts", path(&texts), "--rows"];
+    let printed = textgen(bench.iter().chain(&["3,1"])).succeeded();
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    assert!(report["resident_bytes"].as_u64().unwrap() > 1 << 20, "{report}");
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.iter().map(|result| &result["rows"]).collect::<Vec<_>>(), [3, 1]);
+    for result in results {
+        assert!(result["total_ms"].as_f64().unwrap() > 0.0, "{result}");
+        assert!(result["total_tokens_per_second"].as_f64().unwrap() > 0.0, "{result}");
+    }
+    // A blank line is no text.
+    textgen(bench.iter().chain(&["4"])).failed(&["--rows 4", "1 to 3"]);
+    textgen(["bench", path(&dir), "--texts", path(&texts)]).misused(&["--json"]);
+}
+
+#[test]
 fn sizes_that_are_not_served_are_refused() {
     let artifact = Artifact::convert("flan");
     let dir = artifact.dir();

@@ -1,4 +1,4 @@
-"""Writes a mT5 checkpoint as a CTranslate2 model.
+"""Writes a checkpoint of the T5 family as a CTranslate2 model: `python ctranslate2_convert.py SOURCE OUT PRECISION`.
 
 The result is that of CTranslate2's own converter for Transformers, byte by byte but for the flag that scales
 the output, which Transformers 5 sets for every mT5. It is done here because that converter needs PyTorch: some
@@ -6,6 +6,7 @@ gigabytes, for nothing but reading a file.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ class Checkpoint:
         return values.reshape(entry["shape"])
 
 
-def convert(source: Path, out: Path) -> None:
-    """Writes the checkpoint in `source` to the folder `out`, its weights in 8 bits."""
+def convert(source: Path, out: Path, precision: str) -> None:
+    """Writes the checkpoint in `source` to the folder `out`."""
     config = json.loads((source / "config.json").read_text())
     tensors = Checkpoint(source)
     spec = transformer_spec.TransformerSpec.from_config(
@@ -55,13 +56,13 @@ def convert(source: Path, out: Path) -> None:
     spec.config.eos_token = tokens[config["eos_token_id"]]
     spec.config.decoder_start_token = tokens[config["decoder_start_token_id"]]
     spec.validate()
-    spec.optimize(quantization="int8")
+    spec.optimize(quantization=precision)
     out.mkdir(parents=True)
     spec.save(str(out))
 
 
 def vocabulary(source: Path, size: int) -> "list[str]":
-    """Every id needs a name; the tokenizer has fewer of them."""
+    """Every id needs a name; the last ones have none in the tokenizer."""
     pieces = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     tokens = [piece for piece, _ in pieces]
     return tokens + [f"<extra_id_{number}>" for number in range(size - len(tokens))]
@@ -97,3 +98,6 @@ def fill_attention(spec, tensors, layer, name, fused):
     for linear, letters in zip(spec.linear, fused):
         linear.weight = np.concatenate([tensors[f"{layer}.{name}.{letter}.weight"] for letter in letters])
     spec.linear[-1].weight = tensors[f"{layer}.{name}.o.weight"]
+
+
+convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
