@@ -21,7 +21,7 @@ pub fn activate<const FMA: bool>(activation: Activation, values: &mut [f32]) {
         }
         Activation::GeluTanh => {
             // (1 + tanh u) / 2 = sigmoid(2u)
-            const TWICE_ROOT: f32 = 1.595_769_1; // 2 √(2/π)
+            const TWICE_ROOT: f32 = 1.595_769; // 2 √(2/π)
             for x in values {
                 let cubic = multiply_add::<FMA>(0.044_715 * *x * *x, *x, *x);
                 *x *= sigmoid::<FMA>(TWICE_ROOT * cubic);

@@ -186,17 +186,15 @@ mod x86 {
                 let mut acc = [[[_mm512_setzero_si512(); PANELS]; ROWS]; CHAINS];
                 for panel in 0..PANELS {
                     let start = _mm512_loadu_si512(starts[panel].as_ptr().cast());
-                    for row in 0..ROWS {
-                        acc[0][row][panel] = start;
-                    }
+                    acc[0].iter_mut().for_each(|acc| acc[panel] = start);
                 }
                 let step = |acc: &mut [[__m512i; PANELS]; ROWS], k: usize| {
                     _mm_prefetch::<_MM_HINT_T0>(ahead.from.wrapping_add(k * ahead.step));
                     let weights = panels.map(|panel| _mm512_loadu_si512(panel.add(k * STEP).cast()));
-                    for row in 0..ROWS {
+                    for (row, acc) in acc.iter_mut().enumerate() {
                         let x = _mm512_set1_epi32(q.add(row * stride + 4 * k).cast::<i32>().read_unaligned());
-                        for panel in 0..PANELS {
-                            acc[row][panel] = _mm512_dpbusd_epi32(acc[row][panel], x, weights[panel]);
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            *acc = _mm512_dpbusd_epi32(*acc, x, weights);
                         }
                     }
                 };
@@ -372,7 +370,7 @@ pub unsafe fn multiply(
 ) {
     let panels = weights.groups() * weights.group_panels();
     assert!(
-        weights.inputs % PANEL_INPUTS == 0
+        weights.inputs.is_multiple_of(PANEL_INPUTS)
             && weights.panels.len() == panels * weights.inputs * PANEL_OUTPUTS
             && weights.sum.len() == weights.scale.len()
             && (weights.bias.is_empty() || weights.bias.len() == weights.scale.len())
