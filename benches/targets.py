@@ -1,6 +1,6 @@
 """What is aimed at."""
 
-from typing import List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from results import Parts, find, median, ratio
 
