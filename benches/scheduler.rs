@@ -28,7 +28,13 @@ struct Scripted {
 
 impl Executor for Scripted {
     fn limits(&self) -> ExecutorLimits {
-        ExecutorLimits { slots: SLOTS, max_target_tokens: 4096, vocab_size: self.logits.len(), encoder: None }
+        ExecutorLimits {
+            slots: SLOTS,
+            max_target_tokens: 4096,
+            vocab_size: self.logits.len(),
+            encoder: None,
+            can_rewind: true,
+        }
     }
 
     fn encode(&mut self, _: &EncodeBatch) -> Result<()> {
