@@ -16,10 +16,9 @@ from harness.server import TritonServer, eventually
 NO_CACHE = ("--cache-entries", "0")
 
 
-@pytest.fixture(scope="session")
-def triton(tmp_path_factory):
-    """The shared server."""
-    folder = tmp_path_factory.mktemp("triton")
+@contextmanager
+def serve(folder):
+    """The demo's models in a server whose end is not asked for."""
     repository = Repository(folder / "repository")
     repository.add_demo()
     # One processor is the browser's: a page that cannot draw is not seen to stream.
@@ -27,9 +26,23 @@ def triton(tmp_path_factory):
     running = TritonServer(repository.path, folder / "server.log", arguments)
     running.__enter__()
     yield running
-    running.assert_alive()
     # A cancelled request to the ensemble may keep Triton 2.51 from ending in order: how it ends is not asked here.
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory):
+    """The shared server."""
+    with serve(tmp_path_factory.mktemp("triton")) as running:
+        yield running
+        running.assert_alive()
+
+
+@pytest.fixture
+def doomed_triton(tmp_path_factory):
+    """A server of the test's own, which may crash: Triton 2.51 can when a gRPC client dies in a stream."""
+    with serve(tmp_path_factory.mktemp("doomed")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,8 @@ def test_reconnects_after_the_gateway_was_killed(open_page, own_gateway):
         page.context.close()
 
 
-def test_a_loss_midway_keeps_what_has_arrived(open_page, own_gateway):
-    with own_gateway() as gateway:
+def test_a_loss_midway_keeps_what_has_arrived(open_page, own_gateway, triton, doomed_triton):
+    with own_gateway(triton=doomed_triton) as gateway:
         page = open_page(gateway, path="/#translate", allow=[BROKEN_SOCKET, REFUSED])
         expect(page.locator("#target-language")).to_have_value("pt")
         watch_lengths(page)
@@ -134,6 +134,7 @@ def test_a_loss_midway_keeps_what_has_arrived(open_page, own_gateway):
         expect(page.locator("#translate-failure")).to_contain_text("connection was lost")
         assert page.evaluate("document.querySelector('#output').textContent.length") > 0
         assert page.input_value("#source") == LONG
+        gateway.triton_port = triton.grpc_port
         gateway.start()
         gateway.until_ready()
         translate(page, TEXT)
