@@ -61,17 +61,17 @@ pub struct QuantizedRows<'a> {
     pub q: &'a [u8],
     /// `[rows]`
     pub scale: &'a [f32],
-    /// Ends of the rows' parts of `cut_off`; empty when there is nothing in it.
-    pub cut_off_ends: &'a [usize],
-    /// What quantization cut off: input and value.
+    /// What quantization cut off, input and value: `[rows, room]`, of which the first `cut_off_counts[row]` count.
     pub cut_off: &'a [(u32, f32)],
+    /// `[rows]`, or empty when nothing is ever cut off.
+    pub cut_off_counts: &'a [usize],
 }
 
 impl QuantizedRows<'_> {
     fn cut_off(&self, row: usize) -> &[(u32, f32)] {
-        let start =
-            row.checked_sub(1).map_or(0, |before| self.cut_off_ends.get(before).copied().unwrap_or(0));
-        self.cut_off_ends.get(row).map_or(&[], |&end| &self.cut_off[start..end])
+        let Some(&count) = self.cut_off_counts.get(row) else { return &[] };
+        let room = self.cut_off.len() / self.cut_off_counts.len();
+        &self.cut_off[row * room..row * room + count]
     }
 }
 
@@ -375,7 +375,7 @@ pub unsafe fn multiply(
             && weights.sum.len() == weights.scale.len()
             && (weights.bias.is_empty() || weights.bias.len() == weights.scale.len())
             && x.q.len() == x.scale.len() * weights.inputs
-            && (x.cut_off_ends.is_empty() || x.cut_off_ends.len() == x.scale.len())
+            && (x.cut_off_counts.is_empty() || x.cut_off_counts.len() == x.scale.len())
             && groups.end <= weights.groups()
             && rows.end <= x.scale.len()
             && target.columns == weights.columns(),
@@ -544,45 +544,44 @@ unsafe fn multiply_tile<M: Machine, const FMA: bool>(
             }
         }
     }
-    for index in 0..rows.count {
-        let row = rows.first + index;
-        let mut values = [[0.0; PANEL_OUTPUTS]; 2];
-        for ((panel, sums), values) in panels.iter().zip(&sums).zip(&mut values) {
-            let row_scale = rows.x.scale[row];
+    let mut values = [[[0.0; PANEL_OUTPUTS]; ROW_TILE]; 2];
+    for ((panel, sums), values) in panels.iter().zip(&sums).zip(&mut values) {
+        for (index, (sums, values)) in sums.iter().zip(values).enumerate().take(rows.count) {
+            let row_scale = rows.x.scale[rows.first + index];
             for lane in 0..PANEL_OUTPUTS {
-                values[lane] = multiply_add::<FMA>(
-                    sums[index][lane] as f32 * panel.scale[lane],
-                    row_scale,
-                    panel.bias[lane],
-                );
+                values[lane] =
+                    multiply_add::<FMA>(sums[lane] as f32 * panel.scale[lane], row_scale, panel.bias[lane]);
             }
-            let cut_off = rows.x.cut_off(row);
+            let cut_off = rows.x.cut_off(rows.first + index);
             if !cut_off.is_empty() {
                 // SAFETY: rows have as many inputs as the panel; the instruction set is the caller's word.
                 unsafe { M::add_cut_off(panel.weights, cut_off, &panel.scale, values) };
             }
         }
-        let store = |panel: &Panel<'_>, values: &[f32; PANEL_OUTPUTS]| {
-            let place = row * target.columns + panel.column;
+    }
+    // All rows at once: one vector alone would wait for each of its own steps.
+    let used = rows.count * PANEL_OUTPUTS;
+    let results = match after {
+        After::Nothing => panels.len(),
+        After::Activated(activation) => {
+            for values in &mut values[..panels.len()] {
+                activate::<FMA>(activation, &mut values.as_flattened_mut()[..used]);
+            }
+            panels.len()
+        }
+        After::Gated(activation) => {
+            let [gate, values] = &mut values;
+            let (gate, values) = (gate.as_flattened_mut(), values.as_flattened());
+            activate::<FMA>(activation, &mut gate[..used]);
+            gate[..used].iter_mut().zip(values).for_each(|(gate, value)| *gate *= value);
+            1
+        }
+    };
+    for index in 0..rows.count {
+        for (panel, values) in panels.iter().zip(&values).take(results) {
+            let place = (rows.first + index) * target.columns + panel.column;
             // SAFETY: this part of the result is this thread's by the caller's word.
-            unsafe { M::store(values, target.data.add(place), panel.width) };
-        };
-        match after {
-            After::Nothing => panels.iter().zip(&values).for_each(|(panel, values)| store(panel, values)),
-            After::Activated(activation) => {
-                for (panel, values) in panels.iter().zip(&mut values) {
-                    activate::<FMA>(activation, values);
-                    store(panel, values);
-                }
-            }
-            After::Gated(activation) => {
-                let [gate, values] = &mut values;
-                activate::<FMA>(activation, gate);
-                for (value, gate) in values.iter_mut().zip(gate) {
-                    *value *= *gate;
-                }
-                panels.iter().take(1).for_each(|panel| store(panel, values));
-            }
+            unsafe { M::store(&values[index], target.data.add(place), panel.width) };
         }
     }
 }
@@ -620,7 +619,7 @@ mod tests {
     use textgen_artifact::ops::{panel_inputs, panels};
 
     use super::*;
-    use crate::model::kernels::{activation::plain_activation, collect_cut_off, quantize_row};
+    use crate::model::kernels::{activation::plain_activation, collect_cut_off, cut_off_room, quantize_row};
 
     /// A layer and rows of pseudo-random numbers.
     struct Case {
@@ -642,7 +641,7 @@ mod tests {
         q: Vec<u8>,
         row_scale: Vec<f32>,
         cut_off: Vec<(u32, f32)>,
-        ends: Vec<usize>,
+        cut_off_counts: Vec<usize>,
     }
 
     impl Layer {
@@ -676,8 +675,8 @@ mod tests {
                 bias,
                 q: vec![128; rows * width],
                 row_scale: vec![0.0; rows],
-                cut_off: Vec::new(),
-                ends: Vec::new(),
+                cut_off: vec![(0, 0.0); rows * cut_off_room(inputs, clip)],
+                cut_off_counts: vec![0; rows],
                 case: Case { inputs, outputs, rows, after, bias: false, clip },
             };
             for row in 0..rows {
@@ -685,10 +684,9 @@ mod tests {
                 x[row % inputs] *= 50.0;
                 let q = &mut layer.q[row * width..row * width + inputs];
                 quantize_row(&x, clip, q, &mut layer.row_scale[row]);
-                if clip > 0.0 {
-                    collect_cut_off(&x, layer.row_scale[row], &mut layer.cut_off);
-                }
-                layer.ends.push(layer.cut_off.len());
+                let room = cut_off_room(inputs, clip);
+                let cut_off = &mut layer.cut_off[row * room..(row + 1) * room];
+                collect_cut_off(&x, layer.row_scale[row], cut_off, &mut layer.cut_off_counts[row]);
             }
             layer
         }
@@ -708,8 +706,8 @@ mod tests {
             QuantizedRows {
                 q: &self.q,
                 scale: &self.row_scale,
-                cut_off_ends: &self.ends,
                 cut_off: &self.cut_off,
+                cut_off_counts: &self.cut_off_counts,
             }
         }
 

@@ -11,5 +11,5 @@ mod rotary;
 
 pub use attention::{Bias, KeyValues, QUERY_TILE, Query, Scoring, attend, pack_keys, write_key};
 pub use linear::{After, Int8Weights, QuantizedRows, Target, multiply};
-pub use quantize::{ZERO_POINT, collect_cut_off, quantize_row};
+pub use quantize::{ZERO_POINT, collect_cut_off, cut_off_room, quantize_row};
 pub use rotary::{HeadNorm, normalize_head, rotate_head};

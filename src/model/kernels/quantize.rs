@@ -56,15 +56,44 @@ fn quantize_row_body<const FMA: bool>(x: &[f32], clip: f32, q: &mut [u8], scale:
     }
 }
 
-/// Appends what [`quantize_row`] cut off a row at this scale: input and value.
-pub fn collect_cut_off(x: &[f32], scale: f32, cut_off: &mut Vec<(u32, f32)>) {
+/// Values of a row of `inputs` that [`quantize_row`] can cut off, at most: more beyond `clip` times the root mean
+/// square would make that larger.
+pub fn cut_off_room(inputs: usize, clip: f32) -> usize {
+    if clip > 0.0 {
+        // A little more, since the mean square is rounded.
+        let most = 1.01 * inputs as f32 / (clip * clip) + 1.0;
+        inputs.min(most as usize)
+    } else {
+        0
+    }
+}
+
+dispatch! {
+    /// Writes what [`quantize_row`] cut off a row at this scale, input and value, to the front of `cut_off`, which has
+    /// [`cut_off_room`], and how many there are to `count`.
+    pub fn collect_cut_off(x: &[f32], scale: f32, cut_off: &mut [(u32, f32)], count: &mut usize) = collect_cut_off_body
+}
+
+#[inline(always)]
+fn collect_cut_off_body<const FMA: bool>(
+    x: &[f32],
+    scale: f32,
+    cut_off: &mut [(u32, f32)],
+    count: &mut usize,
+) {
+    const CHUNK: usize = 64;
     let limit = LIMIT * scale;
     // Within rounding of the limit nothing was cut. Of a row that is NaN, there is nothing to save.
     let reach = limit * (1.0 + 1e-6);
-    for (index, chunk) in x.chunks(16).enumerate() {
+    // Where squares vanish the limit is 0 and all of a row would be cut off: no room, and nothing lost.
+    let mut places = cut_off.iter_mut();
+    *count = 0;
+    for (index, chunk) in x.chunks(CHUNK).enumerate() {
         if chunk.iter().fold(false, |any, value| any | (value.abs() > reach)) {
             for (lane, &value) in chunk.iter().enumerate().filter(|(_, value)| value.abs() > reach) {
-                cut_off.push(((16 * index + lane) as u32, value - limit.copysign(value)));
+                let Some(place) = places.next() else { return };
+                *place = ((CHUNK * index + lane) as u32, value - limit.copysign(value));
+                *count += 1;
             }
         }
     }
@@ -104,9 +133,27 @@ mod tests {
     }
 
     fn cut_off(x: &[f32], scale: f32) -> Vec<(u32, f32)> {
-        let mut cut_off = Vec::new();
-        collect_cut_off(x, scale, &mut cut_off);
+        let (mut cut_off, mut count) = (vec![(0, 0.0); cut_off_room(x.len(), 4.0)], 0);
+        collect_cut_off(x, scale, &mut cut_off, &mut count);
+        cut_off.truncate(count);
         cut_off
+    }
+
+    #[test]
+    fn as_many_outliers_as_can_be_have_room() {
+        for clip in [1.5f32, 4.0] {
+            // All of one size, and the rest nothing: one more, and none would be an outlier.
+            let outliers = (128.0 / (clip * clip)).ceil() as usize - 1;
+            let mut x = vec![0.0; 128];
+            x[..outliers].fill(1.0);
+            let (mut q, mut scale) = (vec![0; x.len()], 0.0);
+            quantize_row(&x, clip, &mut q, &mut scale);
+            let (mut cut_off, mut count) = (vec![(0, 0.0); cut_off_room(x.len(), clip)], 0);
+            collect_cut_off(&x, scale, &mut cut_off, &mut count);
+            assert_eq!(count, outliers);
+        }
+        // Squares that vanish.
+        assert!(cut_off(&[1e-30; 100], 0.0).len() < 100);
     }
 
     #[test]

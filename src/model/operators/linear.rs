@@ -11,7 +11,8 @@ use textgen_artifact::ops::{
 
 use super::context::{Call, Input, SharedMut, guarded};
 use crate::model::kernels::{
-    After, Int8Weights, QuantizedRows, Target, ZERO_POINT, collect_cut_off, multiply, quantize_row,
+    After, Int8Weights, QuantizedRows, Target, ZERO_POINT, collect_cut_off, cut_off_room, multiply,
+    quantize_row,
 };
 
 /// Inputs of a layer at most, so that 32 bits hold every sum.
@@ -26,7 +27,7 @@ const SPEED: usize = 8;
 thread_local! {
     /// Quantized rows, kept from call to call.
     static SCRATCH: RefCell<Scratch> = const {
-        RefCell::new(Scratch { q: Vec::new(), scale: Vec::new(), cut_off_ends: Vec::new(), cut_off: Vec::new() })
+        RefCell::new(Scratch { q: Vec::new(), scale: Vec::new(), cut_off: Vec::new(), cut_off_counts: Vec::new() })
     };
 }
 
@@ -34,8 +35,8 @@ thread_local! {
 struct Scratch {
     q: Vec<u8>,
     scale: Vec<f32>,
-    cut_off_ends: Vec<usize>,
     cut_off: Vec<(u32, f32)>,
+    cut_off_counts: Vec<usize>,
 }
 
 impl Scratch {
@@ -46,26 +47,28 @@ impl Scratch {
         // What is left in the padding meets weights of 0.
         self.q.resize(rows * width, ZERO_POINT);
         self.scale.resize(rows, 0.0);
+        let room = cut_off_room(inputs, clip);
+        self.cut_off.resize(rows * room, (0, 0.0));
+        self.cut_off_counts.resize(if room > 0 { rows } else { 0 }, 0);
         let (q, scale) = (SharedMut::of(&mut self.q), SharedMut::of(&mut self.scale));
+        let cut_off = SharedMut::of(&mut self.cut_off);
+        let counts = SharedMut::of(&mut self.cut_off_counts);
         call.for_each(rows, x.data.len(), |row| {
+            let x = &x.data[row * inputs..(row + 1) * inputs];
             // SAFETY: each row is written by the one thread that has its index.
             let (q, scale) = unsafe { (q.part(row * width, inputs), scale.part(row, 1)) };
-            quantize_row(&x.data[row * inputs..(row + 1) * inputs], clip, q, &mut scale[0]);
-        })?;
-        self.cut_off.clear();
-        self.cut_off_ends.clear();
-        if clip > 0.0 {
-            for (row, &scale) in x.data.chunks_exact(inputs).zip(&self.scale) {
-                collect_cut_off(row, scale, &mut self.cut_off);
-                self.cut_off_ends.push(self.cut_off.len());
+            quantize_row(x, clip, q, &mut scale[0]);
+            if room > 0 {
+                // SAFETY: likewise.
+                let (cut_off, count) = unsafe { (cut_off.part(row * room, room), counts.part(row, 1)) };
+                collect_cut_off(x, scale[0], cut_off, &mut count[0]);
             }
-        }
-        Ok(())
+        })
     }
 
     fn rows(&self) -> QuantizedRows<'_> {
-        let Self { q, scale, cut_off_ends, cut_off } = self;
-        QuantizedRows { q, scale, cut_off_ends, cut_off }
+        let Self { q, scale, cut_off, cut_off_counts } = self;
+        QuantizedRows { q, scale, cut_off, cut_off_counts }
     }
 }
 
