@@ -19,6 +19,8 @@ for bench in "${@:-sampler}"; do
     count=$(valgrind --tool=callgrind --callgrind-out-file=/dev/null --collect-atstart=no \
       --toggle-collect="$inside" "$program" --bench --test --exact "$name" 2>&1 >/dev/null </dev/null |
       sed -n 's/.*Collected : //p' | tail -n 1)
-    printf '%15s  %s\n' "${count:-failed}" "$name"
+    # None at all: what was to be counted has another name, or was inlined.
+    [ "${count:-0}" -gt 0 ] || { echo "error: $name: nothing was counted inside $inside" >&2; exit 1; }
+    printf '%15s  %s\n' "$count" "$name"
   done
 done

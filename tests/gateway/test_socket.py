@@ -17,6 +17,8 @@ from harness.texts import LONG
 
 #: What keeps the entry `lasting` at work.
 LASTING = LONG * 20
+#: Segments of a translation that are asked for at once; `lasting` works on one.
+AHEAD = 4
 ENGLISH = "The cat sleeps on the sofa."
 PORTUGUESE = "O gato dorme no sofá."
 
@@ -376,12 +378,12 @@ def test_a_client_that_is_killed_ends_its_work(own_gateway, triton, idle, busy):
         seen = b""
         while b"delta" not in seen:
             seen += first.recv(4096)
-        before = eventually(waiting)
+        eventually(lambda: waiting() == AHEAD - 1)
         with raw_socket(gateway, LASTING) as second:
-            eventually(lambda: waiting() > before)
+            eventually(lambda: waiting() == 2 * AHEAD - 1)
             second.setsockopt(network.SOL_SOCKET, network.SO_LINGER, struct.pack("ii", 1, 0))
         # Reset, as when the process dies.
-        eventually(lambda: waiting() <= before)
+        eventually(lambda: waiting() == AHEAD - 1)
         busy()
         first.setsockopt(network.SOL_SOCKET, network.SO_LINGER, struct.pack("ii", 1, 0))
         first.close()
