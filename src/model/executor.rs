@@ -200,7 +200,7 @@ impl Executor for ModelExecutor {
         self.decoder.copy_prefix(from, to, tokens)
     }
 
-    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
-        self.decoder.logits_mut(row)
+    fn logits_mut(&mut self, row: usize) -> Result<&mut [f32]> {
+        Ok(self.decoder.logits_mut(row))
     }
 }
