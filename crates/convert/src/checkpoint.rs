@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use textgen_artifact::{ChatSpec, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec};
+use textgen_artifact::{
+    ChatSpec, Device, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec,
+};
 
 use crate::{
     error::{ConvertError, Result},
@@ -37,6 +39,7 @@ pub trait Checkpoint {
 /// What a family says of its artifact in the manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
+    pub device: Device,
     pub geometry: Geometry,
     pub embeddings: Embeddings,
     pub rotary: Vec<RotarySpec>,

@@ -122,6 +122,7 @@ fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, precision: Precision)
         format_version: FORMAT_VERSION,
         ops_version: ops::DOMAIN_VERSION,
         producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+        device: description.device,
         family: checkpoint.family().to_owned(),
         geometry: description.geometry,
         embeddings: description.embeddings,

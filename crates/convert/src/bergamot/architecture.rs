@@ -12,8 +12,8 @@
 use std::path::Path;
 
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part, TokenizerSpec,
-    ops::Activation,
+    DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part,
+    TokenizerSpec, ops::Activation,
 };
 
 use super::{
@@ -317,6 +317,7 @@ impl Checkpoint for Bergamot {
         self.decoder(weights, &geometry, &table, linear)?.write(&dir.join(DECODER_FILE))?;
         self.vocabulary.files.write(dir)?;
         Ok(Description {
+            device: Device::Cpu,
             geometry,
             embeddings: Embeddings { encoder: Some(embedding.clone()), decoder: embedding },
             rotary: Vec::new(),

@@ -15,7 +15,7 @@ mod rope;
 use std::{fs, path::Path};
 
 use textgen_artifact::{
-    CHAT_TEMPLATE_FILE, ChatSpec, DECODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
+    CHAT_TEMPLATE_FILE, ChatSpec, DECODER_FILE, Device, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
     TokenizerSpec,
 };
 use tokenizers::Tokenizer;
@@ -173,6 +173,7 @@ impl Checkpoint for DecoderOnly {
             positions: None,
         };
         Ok(Description {
+            device: Device::Cpu,
             geometry,
             embeddings: Embeddings { encoder: None, decoder },
             rotary: self.config.rotary.clone(),

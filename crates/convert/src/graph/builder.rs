@@ -229,6 +229,7 @@ fn external_tensor(spec: &TensorSpec) -> TensorProto {
     let data_type = match spec.dtype {
         DType::F32 => f32::DATA_TYPE,
         DType::F16 => half::f16::DATA_TYPE,
+        DType::BF16 => half::bf16::DATA_TYPE,
         DType::I8 => i8::DATA_TYPE,
         DType::U8 => u8::DATA_TYPE,
         DType::I32 => i32::DATA_TYPE,

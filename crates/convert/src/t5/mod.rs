@@ -19,7 +19,7 @@ mod tensors;
 use std::path::Path;
 
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TrimSpec,
+    DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TrimSpec,
 };
 
 use crate::{
@@ -137,6 +137,7 @@ impl Checkpoint for T5 {
             positions: None,
         };
         Ok(Description {
+            device: Device::Cpu,
             geometry,
             embeddings: Embeddings { encoder: Some(spec(encoder_table)), decoder: spec(decoder_table) },
             rotary: Vec::new(),

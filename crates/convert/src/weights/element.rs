@@ -1,6 +1,6 @@
 //! Element types of tensors.
 
-use half::f16;
+use half::{bf16, f16};
 use textgen_artifact::DType;
 
 use crate::onnx::DataType;
@@ -34,6 +34,7 @@ macro_rules! element {
 element! {
     f32 => Float, F32;
     f16 => Float16, F16;
+    bf16 => Bfloat16, BF16;
     i8 => Int8, I8;
     u8 => Uint8, U8;
     i32 => Int32, I32;
