@@ -57,3 +57,6 @@ pub fn load_on_gpu(
     );
     Ok(executor)
 }
+
+#[cfg(test)]
+mod tests;
