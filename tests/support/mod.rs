@@ -64,7 +64,7 @@ impl Artifact {
         textgen_convert::convert(&ConvertOptions {
             source: source.to_owned(),
             target: Target::Folder(folder.path().join("artifact")),
-            precision,
+            plan: precision.into(),
             keep,
             force: false,
         })?;

@@ -40,3 +40,33 @@ element! {
     i32 => Int32, I32;
     i64 => Int64;
 }
+
+impl Element for bool {
+    const DATA_TYPE: DataType = DataType::Bool;
+    fn put(self, bytes: &mut Vec<u8>) {
+        bytes.push(self.into());
+    }
+}
+
+/// A floating-point type that weights can be rounded to.
+pub trait Float: Stored {
+    fn of(value: f32) -> Self;
+}
+
+impl Float for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Float for f16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+impl Float for bf16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
