@@ -44,6 +44,10 @@ macro_rules! function {
 }
 
 impl Functions {
+    #[expect(
+        clippy::missing_transmute_annotations,
+        reason = "the type is that of the field into which it goes"
+    )]
     fn of(library: &Library) -> DeviceResult<Self> {
         Ok(Self {
             set_device: function!(library, c"cudaSetDevice"),

@@ -68,6 +68,7 @@ pub(super) unsafe trait Device: Send + Sync {
 }
 
 /// A run that is about to begin.
+#[cfg_attr(not(test), expect(dead_code, reason = "for a device that checks what it is given"))]
 pub(super) struct Run<'a> {
     /// The graph.
     pub graph: &'a str,

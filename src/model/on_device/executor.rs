@@ -21,6 +21,9 @@ const I32: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 const I64: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 const F32: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 
+/// ONNX Runtime's GroupQueryAttention takes heads of no other size.
+const HEAD_SIZE_UNIT: usize = 8;
+
 /// Logit rows beyond those of the slots: drafts, and targets that are scored.
 const SPARE_LOGIT_ROWS: usize = 64;
 
@@ -153,6 +156,13 @@ impl DeviceExecutor {
         limits: ExecutorLimits,
         parts: DeviceParts<'_>,
     ) -> Result<Self> {
+        let (heads, size) = (manifest.geometry.self_kv_heads, manifest.geometry.head_dim);
+        if heads > 0 && size % HEAD_SIZE_UNIT != 0 {
+            return Err(Error::invalid_argument(format!(
+                "heads of size {size}, expected a multiple of {HEAD_SIZE_UNIT}, which ONNX Runtime's attention wants; \
+                 convert this checkpoint without `--device cuda`"
+            )));
+        }
         let encoder = match limits.encoder {
             Some(_) => Some(Encoder::load(dir, manifest, spec, limits, &parts)?),
             None => None,

@@ -14,6 +14,8 @@ use crate::{
     model::device::recording::{RecordingDevice, Traffic},
 };
 
+mod converted;
+
 const VOCAB: usize = 40;
 const WIDTH: usize = 8;
 const POSITIONS: usize = 13;
@@ -181,6 +183,12 @@ fn manifest() -> Manifest {
     .unwrap()
 }
 
+fn runtime() -> &'static Runtime {
+    let library = env::var_os("TEXTGEN_RUNTIME_LIBRARY").map(PathBuf::from);
+    let library = library.expect("TEXTGEN_RUNTIME_LIBRARY must name libonnxruntime.so; `make test` sets it");
+    Runtime::load(&library).unwrap()
+}
+
 /// An executor, and the tokens that each slot holds.
 struct Bench {
     executor: DeviceExecutor,
@@ -190,10 +198,7 @@ struct Bench {
 
 impl Bench {
     fn new(records: bool) -> Self {
-        let runtime = env::var_os("TEXTGEN_RUNTIME_LIBRARY")
-            .map(PathBuf::from)
-            .expect("TEXTGEN_RUNTIME_LIBRARY is set");
-        let runtime = Runtime::load(&runtime).unwrap();
+        let runtime = runtime();
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(textgen_artifact::DECODER_FILE), decoder()).unwrap();
         let device = Arc::new(RecordingDevice::default());
