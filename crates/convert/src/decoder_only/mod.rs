@@ -26,6 +26,7 @@ use tokenizers::Tokenizer;
 use crate::{
     checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
     error::{ConvertError, Result},
+    graph::device::check_heads,
     huggingface::check_token_ids,
     weights::{EmbeddingFormat, StoredTable, Weight, WeightsWriter},
 };
@@ -172,6 +173,7 @@ impl Checkpoint for DecoderOnly {
         weights: &mut WeightsWriter,
         precision: CudaPrecision,
     ) -> Result<Description> {
+        check_heads(&self.package.path, self.config.head_dim)?;
         let text = self.write_text(dir)?;
         let geometry = self.geometry();
         let table = self.write_embedding(weights, EmbeddingFormat::F16)?;

@@ -29,6 +29,7 @@ use textgen_artifact::{
 use crate::{
     checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
     error::{ConvertError, Result},
+    graph::device::check_heads,
     huggingface::{
         CONFIG_FILE, CheckpointTokenizer, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors,
     },
@@ -193,6 +194,7 @@ impl Checkpoint for T5 {
         if precision == CudaPrecision::Int4 {
             return Err(ConvertError::NoSuchPrecision { family: self.family(), precision: "int4" });
         }
+        check_heads(&self.tensors.path().display().to_string(), self.config.head_dim)?;
         self.tokenizer.files.write(dir)?;
         let tables = self.write_embeddings(weights, EmbeddingFormat::F16)?;
         let geometry = self.geometry();

@@ -4,13 +4,31 @@ use textgen_artifact::RotarySpec;
 
 use super::{CrossInputs, DeviceCache, DeviceGraph, Node, SelfCaches, Value};
 use crate::{
-    error::Result,
+    error::{ConvertError, Result},
     graph::{Heads, Norm, RotaryNorm, Sight, builder::initializer_name},
     weights::Float,
 };
 
 /// Pairs that the attention operator rotates itself come in multiples of this.
 const FUSED_HEAD: usize = 16;
+
+/// Elements of a head come in multiples of this.
+const HEAD_PART: usize = 8;
+
+/// Refuses heads that no attention of CUDA's takes; `path` is that of the configuration.
+pub fn check_heads(path: &str, head_dim: usize) -> Result<()> {
+    if head_dim.is_multiple_of(HEAD_PART) {
+        return Ok(());
+    }
+    Err(ConvertError::Unsupported {
+        path: path.to_owned(),
+        what: "the width of a head".to_owned(),
+        got: head_dim.to_string(),
+        expected: format!(
+            "a multiple of {HEAD_PART}, which CUDA's attention wants; or convert it for the CPU"
+        ),
+    })
+}
 
 /// Cosines and sines of every position, in the graph.
 #[derive(Debug, Clone, Copy)]
@@ -237,10 +255,7 @@ impl<T: Float> DeviceGraph<'_, T> {
 
     /// Distance from each query to each key of a step, `[S, S]`, from −`furthest` to `furthest`, plus `furthest`.
     pub fn both_distances(&mut self, ids: Value<i64>, furthest: usize) -> Value<i64> {
-        let node = Node::onnx("Shape").input(ids).int("start", 1).int("end", 2);
-        let count: Value<i64> = self.inner.apply("/distances/Shape", node);
-        let count: Value<i64> = self.inner.apply("/distances/Squeeze", Node::onnx("Squeeze").input(count));
-        let keys = self.inner.range_to("/distances/Range", count);
+        let keys = self.own_positions(ids);
         let queries = self.unsqueeze("/distances/queries", keys, 1);
         let distance = self.binary("/distances/Sub", "Sub", keys, queries);
         let furthest = furthest as i64;

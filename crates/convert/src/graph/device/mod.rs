@@ -23,7 +23,7 @@ use crate::{
     weights::{Element, Float, StoredTable, WeightsWriter},
 };
 
-pub use attention::{Rotary, RotaryTables};
+pub use attention::{Rotary, RotaryTables, check_heads};
 pub use interface::{
     CANDIDATES, CrossInputs, DecoderInputs, DeviceCache, EncoderInputs, RecurrentStates, Scores, SelfCaches,
 };
@@ -146,6 +146,18 @@ impl<'w, T: Float> DeviceGraph<'w, T> {
         self.inner.softcap(address, x, cap)
     }
 
+    pub fn relu(&mut self, address: &str, x: Value<f32>) -> Value<f32> {
+        self.inner.relu(address, x)
+    }
+
+    /// Positions of a step's tokens that start at 0, `[S]`.
+    pub fn own_positions(&mut self, ids: Value<i64>) -> Value<i64> {
+        let node = Node::onnx("Shape").input(ids).int("start", 1).int("end", 2);
+        let count: Value<i64> = self.inner.apply("/positions/Shape", node);
+        let count: Value<i64> = self.inner.apply("/positions/Squeeze", Node::onnx("Squeeze").input(count));
+        self.inner.range_to("/positions/Range", count)
+    }
+
     pub fn activation(&mut self, address: &str, x: Value<T>, activation: Activation) -> Value<T> {
         let node = match activation {
             Activation::Relu => Node::onnx("Relu").input(x),
@@ -196,7 +208,7 @@ impl<'w, T: Float> DeviceGraph<'w, T> {
     }
 
     /// Parts of the last axis of `[B, S, D]`, of these widths.
-    fn split<E: Element, const N: usize>(
+    pub fn split<E: Element, const N: usize>(
         &mut self,
         address: &str,
         x: Value<E>,
