@@ -9,8 +9,11 @@ use super::*;
 use crate::{
     decoding::log_probability,
     engine::{CrossView, EncodeBatch, score},
-    model::{CudaOptions, Placement},
+    model::{CudaOptions, ModelExecutor, Placement},
 };
+
+#[path = "../../../../crates/convert/tests/support/mod.rs"]
+mod bergamot;
 
 /// Log-probabilities may be off by so much; wrong positions, masks or caches are off by more than a tenth.
 const TOLERANCE: f32 = 0.03;
@@ -28,10 +31,15 @@ fn options() -> ExecutorOptions {
 }
 
 /// The executor of a fixture, and its cases.
-fn loaded(source: &str) -> Result<(DeviceExecutor, Vec<Case>)> {
+fn loaded(source: &str) -> (DeviceExecutor, Vec<Case>) {
+    loaded_with(source, |_| {}).unwrap()
+}
+
+/// The same, once `change` has been at the manifest.
+fn loaded_with(source: &str, change: impl Fn(&mut Manifest)) -> Result<(DeviceExecutor, Vec<Case>)> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(source);
     let folder = tempfile::tempdir().unwrap();
-    let report = textgen_convert::convert(&ConvertOptions {
+    let mut report = textgen_convert::convert(&ConvertOptions {
         source: source.clone(),
         target: Target::Folder(folder.path().join("artifact")),
         plan: Plan::Cuda(CudaPrecision::Fp16),
@@ -39,17 +47,23 @@ fn loaded(source: &str) -> Result<(DeviceExecutor, Vec<Case>)> {
         force: false,
     })
     .unwrap();
+    change(&mut report.manifest);
+    let executor = loaded_from(&report)?;
+    let reference: Value =
+        serde_json::from_str(&fs::read_to_string(source.join("reference.json")).unwrap()).unwrap();
+    let cases = reference["cases"].as_array().unwrap().iter().map(Case::read).collect();
+    Ok((executor, cases))
+}
+
+/// The executor of an artifact for CUDA.
+fn loaded_from(report: &textgen_convert::Report) -> Result<DeviceExecutor> {
     let ConvertedFor::Cuda(spec) = report.manifest.device else { panic!("an artifact for the CPU") };
     let runtime = runtime();
     let session = |path: &Path| runtime.session(path, SessionDevice::Cpu, 1);
     let parts =
         DeviceParts { device: Arc::new(RecordingDevice::default()), session: &session, records: false };
     let limits = limits(&report.manifest, &options()).unwrap();
-    let executor = DeviceExecutor::load(&report.artifact, &report.manifest, spec, limits, parts)?;
-    let reference: Value =
-        serde_json::from_str(&fs::read_to_string(source.join("reference.json")).unwrap()).unwrap();
-    let cases = reference["cases"].as_array().unwrap().iter().map(Case::read).collect();
-    Ok((executor, cases))
+    DeviceExecutor::load(&report.artifact, &report.manifest, spec, limits, parts)
 }
 
 struct Case {
@@ -114,7 +128,7 @@ fn stepwise(executor: &mut DeviceExecutor, cases: &[Case]) -> Vec<Vec<f32>> {
 fn agrees(fixtures: &[&str]) {
     let mut wrong = Vec::new();
     for fixture in fixtures {
-        let (mut executor, mut cases) = loaded(fixture).unwrap();
+        let (mut executor, mut cases) = loaded(fixture);
         cases.truncate(2);
         let at_once = cases.iter().map(|case| {
             let got = score(&mut executor, &case.source, &case.target).unwrap();
@@ -142,8 +156,41 @@ fn the_t5_family_agrees_with_the_reference() {
     agrees(&["t5/t5", "t5/t5-stray", "t5/umt5", "t5/madlad"]);
 }
 
+/// A recurrent state belongs to its slot, whoever is in the step: each target beside another is what it is alone, and
+/// what the artifact for the CPU says.
+#[test]
+fn recurrent_states_stay_with_their_sequences() {
+    let folder = tempfile::tempdir().unwrap();
+    bergamot::write_package(folder.path(), &bergamot::model());
+    let artifact = |plan| {
+        let target = Target::Folder(folder.path().join(format!("{plan:?}")));
+        let source = folder.path().to_owned();
+        textgen_convert::convert(&ConvertOptions { source, target, plan, keep: None, force: false }).unwrap()
+    };
+    let on_cpu = artifact(Plan::Cpu(textgen_convert::Precision::Fp32));
+    let mut reference =
+        ModelExecutor::load(runtime(), &on_cpu.artifact, &on_cpu.manifest, &options()).unwrap();
+    let cases = [
+        (vec![5, 6, 7, 0], vec![9, 10, 11, 12]),
+        (vec![20, 0], vec![30, 31]),
+        (vec![40, 41, 0], vec![50, 51, 52]),
+    ];
+    let cases = cases.map(|(source, target)| {
+        let logprobs = score(&mut reference, &source, &target).unwrap();
+        Case { source, target, logprobs }
+    });
+    let on_device = artifact(Plan::Cuda(CudaPrecision::Fp16));
+    let mut executor = loaded_from(&on_device).unwrap();
+    for cases in [&cases[..2], &cases[1..], &cases[..1]] {
+        for (case, got) in cases.iter().zip(stepwise(&mut executor, cases)) {
+            assert!(case.distance(&got) < TOLERANCE, "{got:?}, on the CPU {:?}", case.logprobs);
+        }
+    }
+}
+
 #[test]
 fn heads_of_a_size_that_cannot_be_computed_are_refused_at_load() {
-    let error = loaded("decoder/qwen2").err().unwrap();
+    let loaded = loaded_with("decoder/llama", |manifest| manifest.geometry.head_dim = 6);
+    let error = loaded.err().unwrap();
     assert!(error.message.contains("heads of size 6") && error.message.contains("multiple of 8"), "{error}");
 }
