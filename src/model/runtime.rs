@@ -88,6 +88,11 @@ impl Runtime {
         &self.library
     }
 
+    /// The one environment that a process may have.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// Loads a graph with `threads` threads of its own.
     pub(super) fn session(&self, graph: &Path, device: SessionDevice, threads: usize) -> Result<Session> {
         let build = || -> ort::Result<Session> {

@@ -155,7 +155,7 @@ impl DeviceModel<'_> {
         let hidden = graph.activation(&format!("{at}/act"), hidden, Activation::Relu);
         let weight = self.model.weight(&format!("{tensors}_W2"), d_model, d_ffn);
         let bias = self.model.container.vector(&format!("{tensors}_b2"), d_model)?;
-        self.join(graph, &at, "fc2", &tensors, x, hidden, weight, &bias)
+        self.join(graph, &at, "fc2", &format!("{tensors}_ffn"), x, hidden, weight, &bias)
     }
 
     /// The end of a block: a product whose bias the norm adds.
