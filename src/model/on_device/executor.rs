@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use ort::session::Session;
 use textgen_artifact::{CudaSpec, DECODER_FILE, DType, ENCODER_FILE, Manifest, device_graph, graph};
 
-use super::step::{DecoderRun, Recordings, SlotLengths, plan_runs};
+use super::step::{DecoderRun, Recordings, SlotLengths, TokensARun, plan_runs};
 use crate::{
     decoding::TopLogits,
     engine::{DecodeBatch, EncodeBatch, Executor, ExecutorLimits},
@@ -79,8 +79,8 @@ struct Decoder {
     cross_of: Vec<Option<(usize, u64)>>,
     /// States of each layer, and what a run makes of them: they count when the whole step has succeeded.
     states: Vec<(InPlace, DeviceTensor)>,
-    /// Slots whose views are bound.
-    bound: Option<(usize, usize)>,
+    /// Slots whose views are bound, and whether a run goes on from the states of the one before.
+    bound: Option<(usize, usize, bool)>,
 }
 
 struct InPlace {
@@ -346,7 +346,7 @@ impl Decoder {
     fn run(&mut self, run: &DecoderRun, output: usize) -> Result<()> {
         let DecoderRun { first, rows, tokens, .. } = *run;
         let wanted = run.logit_rows.len();
-        self.bind_slots(first, rows)?;
+        self.bind_slots(first, rows, run.chained)?;
         let inputs = &self.inputs;
         let integers = |memory: &DeviceTensor, values: &[i64], dims: &[usize]| {
             memory.upload(values)?;
@@ -382,8 +382,8 @@ impl Decoder {
     }
 
     /// Binds the caches of `rows` slots from `first` on.
-    fn bind_slots(&mut self, first: usize, rows: usize) -> Result<()> {
-        if self.bound == Some((first, rows)) {
+    fn bind_slots(&mut self, first: usize, rows: usize, chained: bool) -> Result<()> {
+        if self.bound == Some((first, rows, chained)) {
             return Ok(());
         }
         self.bound = None;
@@ -396,10 +396,11 @@ impl Decoder {
             self.session.bind_input(name, memory.rows(first, rows)?)?;
         }
         for (state, next) in &self.states {
-            self.session.bind_input(&state.past, state.memory.rows(first, rows)?)?;
+            let past = if chained { next } else { &state.memory };
+            self.session.bind_input(&state.past, past.rows(first, rows)?)?;
             self.session.bind_output(&state.present, next.rows(first, rows)?)?;
         }
-        self.bound = Some((first, rows));
+        self.bound = Some((first, rows, chained));
         Ok(())
     }
 
@@ -417,6 +418,9 @@ impl Decoder {
 impl Found {
     /// Fetches the first `rows` of `outputs`.
     fn fetch(&mut self, outputs: &Outputs, rows: usize, candidates: usize) -> Result<()> {
+        if rows == 0 {
+            return Ok(());
+        }
         self.values.resize(rows * candidates, 0.0);
         self.ids.resize(rows * candidates, 0);
         self.log_sum_exp.resize(rows, 0.0);
@@ -438,9 +442,11 @@ impl Executor for DeviceExecutor {
 
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()> {
         self.take_sources(batch)?;
-        plan_runs(batch, &self.lengths, self.recordings, &mut self.runs);
-        let rows: usize = self.runs.iter().map(|run| run.logit_rows.len()).sum();
-        if rows > self.decoder.outputs.rows {
+        let tokens = if self.decoder.states.is_empty() { TokensARun::Any } else { TokensARun::One };
+        plan_runs(batch, &self.lengths, self.recordings, tokens, &mut self.runs);
+        let rows: usize = self.runs.iter().map(DecoderRun::kept_rows).sum();
+        // One more for the runs whose logits nobody wants.
+        if rows >= self.decoder.outputs.rows {
             return Err(Error::internal(format!(
                 "logits of {rows} tokens in one step, room for {}",
                 self.decoder.outputs.rows
@@ -454,7 +460,7 @@ impl Executor for DeviceExecutor {
             for &(wanted, place) in &run.outputs {
                 self.places[wanted] = output + place;
             }
-            output += run.logit_rows.len();
+            output += run.kept_rows();
         }
         self.found.fetch(&self.decoder.outputs, rows, self.candidates)?;
         // From here on nothing fails that could be tried again.

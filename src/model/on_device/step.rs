@@ -2,7 +2,9 @@
 //!
 //! The graphs want row `i` in slot `i`. So the sequences that feed one token are one run over the first slots, as far as
 //! the last of them; a slot in between that is not of this step is a hole. A sequence that feeds several tokens, a prompt
-//! or a draft, has a run of its own over its slot.
+//! or a draft, has a run of its own over its slot; with recurrent states, which take one token at a time, as many runs.
+
+use std::ops::Range;
 
 use crate::engine::DecodeBatch;
 
@@ -36,6 +38,15 @@ pub struct DecoderRun {
     pub outputs: Vec<(usize, usize)>,
     /// Number of its recording; none when it is not recorded.
     pub recording: Option<u32>,
+    /// It goes on from the recurrent states that the run before it has made.
+    pub chained: bool,
+}
+
+impl DecoderRun {
+    /// Rows of logits that somebody wants, with those between them.
+    pub fn kept_rows(&self) -> usize {
+        if self.outputs.is_empty() { 0 } else { self.logit_rows.len() }
+    }
 }
 
 /// How runs are recorded, for devices that replay them.
@@ -45,11 +56,19 @@ pub struct Recordings {
     pub positions: usize,
 }
 
+/// Sequences whose tokens are fed one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokensARun {
+    One,
+    Any,
+}
+
 /// Plans the runs of `batch` into `runs`, the one of several sequences first. `lengths` is what the slots hold before.
 pub fn plan_runs(
     batch: &DecodeBatch,
     lengths: &SlotLengths,
     recordings: Option<Recordings>,
+    tokens: TokensARun,
     runs: &mut Vec<DecoderRun>,
 ) {
     runs.clear();
@@ -57,10 +76,18 @@ pub fn plan_runs(
     let singles = (0..batch.rows()).filter(|&row| is_single(row));
     match (singles.clone().count(), recordings) {
         (0, _) => {}
-        (1, None) => runs.extend(singles.map(|row| sequence_run(batch, row))),
+        (1, None) => runs.extend(singles.map(|row| sequence_run(batch, row, 0..1))),
         _ => runs.push(prefix_run(batch, singles, lengths, recordings)),
     }
-    runs.extend((0..batch.rows()).filter(|&row| !is_single(row)).map(|row| sequence_run(batch, row)));
+    for row in (0..batch.rows()).filter(|&row| !is_single(row)) {
+        let all = batch.row(row).len();
+        match tokens {
+            TokensARun::Any => runs.push(sequence_run(batch, row, 0..all)),
+            TokensARun::One => {
+                runs.extend((0..all).map(|token| sequence_run(batch, row, token..token + 1)));
+            }
+        }
+    }
 }
 
 /// All sequences that feed one token.
@@ -104,7 +131,7 @@ fn prefix_run(
     }
     for row in singles {
         let slot = batch.slots[row] as usize;
-        for output in outputs_of(batch, row) {
+        for output in outputs_of(batch, batch.row_offsets[row]..batch.row_offsets[row + 1]) {
             let place = if recordings.is_some() { slot } else { run.logit_rows.len() };
             if recordings.is_none() {
                 run.logit_rows.push(slot as i64);
@@ -116,11 +143,12 @@ fn prefix_run(
     run
 }
 
-/// One sequence, over the view of its slot.
-fn sequence_run(batch: &DecodeBatch, row: usize) -> DecoderRun {
-    let (tokens, position) = (batch.row(row), batch.positions[row]);
+/// A part of the tokens of one sequence, over the view of its slot.
+fn sequence_run(batch: &DecodeBatch, row: usize, part: Range<usize>) -> DecoderRun {
+    let tokens = &batch.row(row)[part.clone()];
+    let position = batch.positions[row] + part.start as i32;
     let last = position + tokens.len() as i32 - 1;
-    let begin = i64::from(batch.row_offsets[row]);
+    let begin = batch.row_offsets[row] + part.start as i32;
     let mut run = DecoderRun {
         first: batch.slots[row] as usize,
         rows: 1,
@@ -130,11 +158,12 @@ fn sequence_run(batch: &DecodeBatch, row: usize) -> DecoderRun {
         seqlens_k: vec![last],
         cross_lengths: batch.cross_lengths.get(row).map(|&length| i64::from(length)).into_iter().collect(),
         total_sequence_length: last + 1,
+        chained: part.start > 0,
         ..DecoderRun::default()
     };
-    for output in outputs_of(batch, row) {
+    for output in outputs_of(batch, begin..begin + tokens.len() as i32) {
         run.outputs.push((output, run.logit_rows.len()));
-        run.logit_rows.push(batch.logit_rows[output] - begin);
+        run.logit_rows.push(batch.logit_rows[output] - i64::from(begin));
     }
     at_least_one(&mut run);
     run
@@ -147,10 +176,10 @@ fn at_least_one(run: &mut DecoderRun) {
     }
 }
 
-/// Indices of the logit rows of sequence `row`.
-fn outputs_of(batch: &DecodeBatch, row: usize) -> std::ops::Range<usize> {
+/// Indices of the logit rows of some tokens of the batch.
+fn outputs_of(batch: &DecodeBatch, tokens: Range<i32>) -> Range<usize> {
     let place = |token: i32| batch.logit_rows.partition_point(|&wanted| wanted < i64::from(token));
-    place(batch.row_offsets[row])..place(batch.row_offsets[row + 1])
+    place(tokens.start)..place(tokens.end)
 }
 
 #[cfg(test)]
@@ -168,7 +197,7 @@ mod tests {
         recordings: Option<Recordings>,
     ) -> Vec<DecoderRun> {
         let mut runs = vec![DecoderRun::default()];
-        plan_runs(batch, lengths, recordings, &mut runs);
+        plan_runs(batch, lengths, recordings, TokensARun::Any, &mut runs);
         runs
     }
 
@@ -193,6 +222,7 @@ mod tests {
             logit_rows: vec![3, 0],
             outputs: vec![(0, 0), (1, 1)],
             recording: None,
+            chained: false,
         };
         assert_eq!(runs, [expected]);
     }
@@ -230,6 +260,21 @@ mod tests {
             (&runs[2].logit_rows[..], &runs[2].outputs[..]),
             (&[0, 1, 2][..], &[(1, 0), (2, 1), (3, 2)][..])
         );
+    }
+
+    #[test]
+    fn recurrent_states_take_a_prompt_token_by_token() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[10, 11, 12], 1, 4, None);
+        batch.want_logits();
+        let mut runs = Vec::new();
+        plan_runs(&batch, &lengths(&[0, 4], &[]), None, TokensARun::One, &mut runs);
+        let got: Vec<_> = runs
+            .iter()
+            .map(|run| (run.input_ids[0], run.position_ids[0], run.chained, run.outputs.len()))
+            .collect();
+        assert_eq!(got, [(10, 4, false, 0), (11, 5, true, 0), (12, 6, true, 1)]);
+        assert!(runs.iter().all(|run| run.logit_rows == [0] && run.first == 1));
     }
 
     #[test]
