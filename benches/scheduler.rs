@@ -49,8 +49,8 @@ impl Executor for Scripted {
         Ok(())
     }
 
-    fn logits_mut(&mut self, _: usize) -> &mut [f32] {
-        &mut self.logits
+    fn logits_mut(&mut self, _: usize) -> Result<&mut [f32]> {
+        Ok(&mut self.logits)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{slice, sync::Arc};
 
 use crate::{
     backend::{BackendState, InstanceState, ModelState},
-    triton::{Backend, HoldsState, Instance, Model, accept, guard, sys},
+    triton::{Attributes, Backend, HoldsState, Instance, Model, accept, guard, sys},
 };
 
 type HostError = *mut sys::TRITONSERVER_Error;
@@ -36,6 +36,21 @@ pub unsafe extern "C" fn TRITONBACKEND_Finalize(backend: *mut sys::TRITONBACKEND
         // SAFETY: promised by the caller.
         drop(unsafe { Backend::from_raw(backend) }.take_state());
         Ok(())
+    })
+}
+
+/// The server asks what it should know before it places a model that says nothing of its instances.
+///
+/// # Safety
+/// `attributes` is valid for the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn TRITONBACKEND_GetBackendAttribute(
+    _backend: *mut sys::TRITONBACKEND_Backend,
+    attributes: *mut sys::TRITONBACKEND_BackendAttribute,
+) -> HostError {
+    guard::call("TRITONBACKEND_GetBackendAttribute", || {
+        // SAFETY: promised by the caller.
+        unsafe { Attributes::from_raw(attributes) }.prefer_cpu()
     })
 }
 
@@ -122,6 +137,7 @@ pub unsafe extern "C" fn TRITONBACKEND_ModelInstanceExecute(
 // The server calls these by name, so nothing else would notice a wrong signature.
 const _: sys::BackendFn = Some(TRITONBACKEND_Initialize);
 const _: sys::BackendFn = Some(TRITONBACKEND_Finalize);
+const _: sys::AttributeFn = Some(TRITONBACKEND_GetBackendAttribute);
 const _: sys::ModelFn = Some(TRITONBACKEND_ModelInitialize);
 const _: sys::ModelFn = Some(TRITONBACKEND_ModelFinalize);
 const _: sys::InstanceFn = Some(TRITONBACKEND_ModelInstanceInitialize);

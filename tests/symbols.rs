@@ -16,8 +16,9 @@ use object::{
 const HEADER: &str = include_str!("../src/triton/api.h");
 
 /// What the server looks up in the plugin.
-const EXPORTS: [&str; 7] = [
+const EXPORTS: [&str; 8] = [
     "TRITONBACKEND_Finalize",
+    "TRITONBACKEND_GetBackendAttribute",
     "TRITONBACKEND_Initialize",
     "TRITONBACKEND_ModelFinalize",
     "TRITONBACKEND_ModelInitialize",

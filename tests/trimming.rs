@@ -183,7 +183,7 @@ fn logits(artifact: &Artifact, source: &[u32], target: &[u32]) -> Vec<Vec<f32>> 
     batch.push(target, 0, 0, Some(CrossView { slot: 0, tokens: source.len() }));
     batch.logit_rows = (0..target.len() as i64).collect();
     executor.decode(&batch).unwrap();
-    (0..target.len()).map(|row| executor.logits_mut(row).to_vec()).collect()
+    (0..target.len()).map(|row| executor.logits_mut(row).unwrap().to_vec()).collect()
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::{
     engine::{EngineLoad, GenerateRequest, Observer, Prompt},
     error::{Error, Result},
     metrics::InstanceMetrics,
+    model::Placement,
     prompt::PromptInput,
     protocol::{ClientRequest, Reply, ReplyPlan},
     text_model::{TextModel, TextSide},
@@ -41,16 +42,16 @@ impl InstanceState {
     /// Loads the model and starts its engine.
     pub fn new(instance: &Instance) -> Result<Self> {
         let name = instance.name()?;
-        if let InstanceKind::Gpu { device } = instance.kind()? {
-            return Err(Error::unsupported(format!(
-                "{name} is to run on GPU {device}, but this build of the textgen backend has no GPU executor; \
-                 write `instance_group [ {{ kind: KIND_CPU }} ]` in config.pbtxt"
-            )));
-        }
         let model: Arc<ModelState> = instance.model()?.state()?;
         let sender = Sender::start(&name, model.backend.pacer.clone(), model.drain.clone())?;
         let observer = Arc::new(InstanceMetrics::new(model.metrics.clone()));
-        let text_model = TextModel::load(&model.artifact, &name, &model.config.options, observer.clone())
+        let mut options = model.config.options.clone();
+        options.executor.placement = match instance.kind()? {
+            InstanceKind::Cpu => Placement::Cpu,
+            InstanceKind::Gpu { device } => Placement::Gpu { device },
+            InstanceKind::Any => Placement::AsConverted,
+        };
+        let text_model = TextModel::load(&model.artifact, &name, &options, observer.clone())
             .and_then(|text_model| model.config.check_option_defaults(&text_model.text).map(|()| text_model))
             .and_then(|text_model| model.config.check_limits(text_model.engine.limits()).map(|()| text_model))
             .map_err(|error| error.context(&name))?;

@@ -14,7 +14,7 @@ use textgen_languages::Languages;
 use crate::{
     engine::{EngineOptions, ExecutorLimits, PromptLookup},
     error::{Error, Result},
-    model::{ExecutorOptions, locate_runtime},
+    model::{ArenaExtendStrategy, CudaOptions, ExecutorOptions, Placement, locate_runtime},
     options::RequestOptions,
     prompt::PromptTemplate,
     text_model::{ModelOptions, TextSide},
@@ -106,11 +106,35 @@ const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 /// Whether a prompt of a decoder-only model starts from the cache of an earlier sequence that begins alike.
 /// Default: true.
 const PREFIX_REUSE: &str = "prefix_reuse";
+/// Bytes that the arena of each session on a GPU may take. Less than it needs fails the step that needs it; without a
+/// limit, models that share a GPU can take each other's memory. 0 means no limit.
+const GPU_MEM_LIMIT: Key = model("gpu_mem_limit", 0, 1 << 48, Some(0));
+/// How that arena grows: `kSameAsRequested` takes what is needed, `kNextPowerOfTwo` twice as much in fewer steps.
+const ARENA_EXTEND_STRATEGY: &str = "arena_extend_strategy";
+/// Whether a GPU multiplies fp32 with 10 bits of mantissa, several times as fast. Default: true.
+const USE_TF32: &str = "use_tf32";
+/// Whether a GPU replays a recorded step instead of having each kernel launched. Each number of rows is recorded on
+/// its own, which takes memory. Default: false.
+const ENABLE_CUDA_GRAPH: &str = "enable_cuda_graph";
+/// Whether a GPU computes with cuDNN what it can; then that library must be there. Default: false.
+const ENABLE_CUDNN: &str = "enable_cudnn";
+/// Bit mask of the attention kernels that a GPU may use, as ONNX Runtime numbers them; 0 leaves the choice to it.
+const SDPA_KERNEL: Key = model("sdpa_kernel", 0, 1 << 20, Some(0));
 
-/// Keys whose value is no number.
-const TEXTS: [&str; 5] = [RUNTIME_LIBRARY, PROMPT_TEMPLATE, LANGUAGES, SAMPLING_PARAMETERS, PREFIX_REUSE];
+/// Keys whose value is no number, with their defaults as the README says them where it gives a value.
+const TEXTS: [(&str, Option<&str>); 9] = [
+    (RUNTIME_LIBRARY, None),
+    (PROMPT_TEMPLATE, None),
+    (LANGUAGES, None),
+    (SAMPLING_PARAMETERS, None),
+    (PREFIX_REUSE, Some("true")),
+    (ARENA_EXTEND_STRATEGY, Some("kSameAsRequested")),
+    (USE_TF32, Some("true")),
+    (ENABLE_CUDA_GRAPH, Some("false")),
+    (ENABLE_CUDNN, Some("false")),
+];
 
-const NUMBERS: [&Key; 15] = [
+const NUMBERS: [&Key; 17] = [
     &INTRA_OP_THREADS,
     &MAX_SEQUENCES,
     &MAX_SOURCE_TOKENS,
@@ -126,6 +150,8 @@ const NUMBERS: [&Key; 15] = [
     &REQUEST_TIMEOUT_MS,
     &DRAIN_TIMEOUT_MS,
     &MAX_RESPONSES_PER_SECOND,
+    &GPU_MEM_LIMIT,
+    &SDPA_KERNEL,
 ];
 
 const fn model(name: &'static str, min: u64, max: u64, default: Option<u64>) -> Key {
@@ -229,12 +255,14 @@ impl ModelConfig {
                     max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
                     max_target_tokens: count(&MAX_TARGET_TOKENS)?,
                     max_context_tokens: count(&MAX_CONTEXT_TOKENS)?,
+                    placement: Placement::default(),
+                    cuda: settings.cuda()?,
                 },
                 engine: EngineOptions {
                     max_queue_requests: count(&MAX_QUEUE_REQUESTS)?,
                     max_encode_tokens: count(&MAX_ENCODE_TOKENS)?,
                     max_prefill_tokens: count(&MAX_PREFILL_TOKENS)?,
-                    prefix_reuse: settings.text(PREFIX_REUSE).map_or(Ok(true), truth)?,
+                    prefix_reuse: settings.flag(PREFIX_REUSE)?,
                     prompt_lookup: PromptLookup {
                         num_tokens: count(&PROMPT_LOOKUP_NUM_TOKENS)?,
                         max_ngram_size: count(&MAX_MATCHING_NGRAM_SIZE)?,
@@ -294,6 +322,25 @@ impl Settings<'_> {
         self.text(PROMPT_TEMPLATE).map(|source| PromptTemplate::compile(source, languages)).transpose()
     }
 
+    /// True or false; absent, what [`TEXTS`] says.
+    fn flag(&self, name: &str) -> Result<bool> {
+        let default = TEXTS.iter().find(|(key, _)| *key == name).and_then(|(_, default)| *default);
+        self.text(name).or(default).map_or(Ok(false), truth)
+    }
+
+    fn cuda(&self) -> Result<CudaOptions> {
+        Ok(CudaOptions {
+            gpu_mem_limit: Some(self.number(&GPU_MEM_LIMIT)?).filter(|&bytes| bytes > 0),
+            arena_extend_strategy: self
+                .text(ARENA_EXTEND_STRATEGY)
+                .map_or(Ok(CudaOptions::default().arena_extend_strategy), strategy)?,
+            use_tf32: self.flag(USE_TF32)?,
+            enable_cuda_graph: self.flag(ENABLE_CUDA_GRAPH)?,
+            enable_cudnn: self.flag(ENABLE_CUDNN)?,
+            sdpa_kernel: self.number(&SDPA_KERNEL)? as u32,
+        })
+    }
+
     fn number(&self, key: &Key) -> Result<u64> {
         match self.text(key.name) {
             Some(text) => key.parse(text),
@@ -314,7 +361,7 @@ impl Key {
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let mut known = NUMBERS.iter().map(|key| key.name).chain(TEXTS);
+    let mut known = NUMBERS.iter().map(|key| key.name).chain(TEXTS.map(|(name, _)| name));
     if known.clone().any(|key| key == name) {
         return Ok(());
     }
@@ -332,7 +379,8 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         PROMPT_TEMPLATE => PromptTemplate::compile(value, Languages::default()).map(drop),
         LANGUAGES => languages(value).map(drop),
         SAMPLING_PARAMETERS => options(value).map(drop),
-        PREFIX_REUSE => truth(value).map(drop),
+        PREFIX_REUSE | USE_TF32 | ENABLE_CUDA_GRAPH | ENABLE_CUDNN => truth(value).map(drop),
+        ARENA_EXTEND_STRATEGY => strategy(value).map(drop),
         _ => NUMBERS.iter().find(|key| key.name == name).map_or(Ok(()), |key| key.parse(value).map(drop)),
     }
 }
@@ -341,6 +389,14 @@ fn options(json: &str) -> Result<RequestOptions> {
     let mut options = RequestOptions::default();
     options.set_json(json)?;
     Ok(options)
+}
+
+fn strategy(text: &str) -> Result<ArenaExtendStrategy> {
+    let found = ArenaExtendStrategy::NAMES.iter().find(|(name, _)| *name == text.trim());
+    found.map(|&(_, strategy)| strategy).ok_or_else(|| {
+        let names = ArenaExtendStrategy::NAMES.map(|(name, _)| name);
+        Error::invalid_argument(format!("got {text:?}, expected {}", names.join(" or ")))
+    })
 }
 
 fn truth(text: &str) -> Result<bool> {
@@ -443,6 +499,9 @@ mod tests {
             (&[("sampling_parameters", r#"{"temprature": 1}"#)], "temperature"),
             (&[("sampling_parameters", "0.7")], "JSON object"),
             (&[("prefix_reuse", "yes")], "true or false"),
+            (&[("enable_cuda_graph", "1")], "true or false"),
+            (&[("arena_extend_strategy", "kDouble")], "kSameAsRequested"),
+            (&[("gpu_mem_limit", "4GB")], "whole number"),
         ] {
             let (key, _) = keys.last().unwrap();
             let error = parse(keys, json!({})).unwrap_err();
@@ -451,6 +510,52 @@ mod tests {
         }
         let error = parse(&[], json!({"sampling_parameters": "{"})).unwrap_err();
         assert!(error.message.contains("--backend-config=textgen,sampling_parameters"), "{error}");
+    }
+
+    #[test]
+    fn a_gpu_gets_its_options() {
+        let defaults = parse(&[], json!({})).unwrap().options.executor.cuda;
+        assert_eq!(defaults, CudaOptions::default());
+        let keys = [
+            ("gpu_mem_limit", "4294967296"),
+            ("arena_extend_strategy", "kNextPowerOfTwo"),
+            ("use_tf32", "false"),
+            ("enable_cuda_graph", "true"),
+            ("enable_cudnn", "true"),
+            ("sdpa_kernel", "3"),
+        ];
+        let expected = CudaOptions {
+            gpu_mem_limit: Some(1 << 32),
+            arena_extend_strategy: ArenaExtendStrategy::NextPowerOfTwo,
+            use_tf32: false,
+            enable_cuda_graph: true,
+            enable_cudnn: true,
+            sdpa_kernel: 3,
+        };
+        assert_eq!(parse(&keys, json!({})).unwrap().options.executor.cuda, expected);
+    }
+
+    /// The README's table is what users know of the keys.
+    #[test]
+    fn the_readme_has_a_row_for_each_key_with_its_default() {
+        let readme = include_str!("../../README.md");
+        let row = |name: &str| {
+            let begin = format!("| `{name}` | ");
+            let row = readme.lines().find(|line| line.starts_with(&begin));
+            row.unwrap_or_else(|| panic!("README.md has no row for {name}"))[begin.len()..].to_owned()
+        };
+        for key in NUMBERS {
+            let row = row(key.name);
+            if let Some(default) = key.default {
+                assert!(row.starts_with(&format!("{default} | ")), "{}: {row}", key.name);
+            }
+        }
+        for (name, default) in TEXTS {
+            let row = row(name);
+            if let Some(default) = default {
+                assert!(row.starts_with(&format!("{default} | ")), "{name}: {row}");
+            }
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Candidates {
         let top_p = f64::from(params.top_p);
         let nucleus = params.top_p < 1.0;
         if params.top_k > 0 && params.top_k < logits.len() {
-            let floor = blocks.kth_largest(logits, params.top_k, &mut self.values);
+            let floor = self.kth_largest(params.top_k, logits, blocks);
             let total = self.keep_from(floor, logits, blocks, weight);
             if nucleus {
                 self.keep_nucleus(top_p * total);
@@ -53,13 +53,23 @@ impl Candidates {
             }
             self.keep_nucleus(top_p * total);
         } else {
-            let floor = logit_below(f64::from(params.min_p), max, params.temperature);
+            let floor = self.min_p_floor(params, max);
             self.keep_from(floor, logits, blocks, weight);
         }
         if params.min_p > 0.0 {
             self.kept.retain(|candidate| candidate.weight >= params.min_p);
         }
         &self.kept
+    }
+
+    /// A logit below all that min-p keeps where the largest is `max`.
+    pub fn min_p_floor(&self, params: &SamplingParams, max: f32) -> f32 {
+        logit_below(f64::from(params.min_p), max, params.temperature)
+    }
+
+    /// The `k`-th largest of `logits`, which `blocks` has read.
+    pub fn kth_largest(&mut self, k: usize, logits: &[f32], blocks: &Blocks) -> f32 {
+        blocks.kth_largest(logits, k, &mut self.values)
     }
 
     /// Keeps the tokens from `floor` on; returns what they weigh together.

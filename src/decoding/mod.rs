@@ -10,8 +10,10 @@ mod params;
 mod processors;
 mod sampler;
 mod stopping;
+mod top;
 
 pub use guide::{ChoiceGuide, ChoiceScore, normalize};
 pub use params::SamplingParams;
 pub use sampler::{Choice, SamplerScratch, TokenSampler, log_probability};
 pub use stopping::StopMatcher;
+pub use top::TopLogits;

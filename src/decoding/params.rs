@@ -57,6 +57,11 @@ impl SamplingParams {
         (self.top_k > 0 && self.top_k < tokens) || self.top_p < 1.0 || self.min_p > 0.0
     }
 
+    /// True when no processor can make a token more likely than the model finds it.
+    pub(super) fn only_lowers(&self) -> bool {
+        self.repetition_penalty >= 1.0 && self.presence_penalty >= 0.0 && self.frequency_penalty >= 0.0
+    }
+
     /// Choices whose probabilities each prompt is asked for.
     pub fn scored_choices(&self) -> usize {
         match &self.guide {

@@ -6,6 +6,18 @@
 
 use super::SamplingParams;
 
+/// Logits found by their token: those of the whole vocabulary, or of a part of it.
+pub(super) trait LogitsByToken {
+    /// None for a token that has none here: nobody can choose it here.
+    fn logit_mut(&mut self, token: u32) -> Option<&mut f32>;
+}
+
+impl LogitsByToken for [f32] {
+    fn logit_mut(&mut self, token: u32) -> Option<&mut f32> {
+        self.get_mut(token as usize)
+    }
+}
+
 /// Logits that processors replaced, in the order they did.
 #[derive(Debug, Default)]
 pub(super) struct Edits {
@@ -18,14 +30,19 @@ impl Edits {
     }
 
     /// Tokens beyond the logits are ignored: nobody can choose them.
-    fn replace(&mut self, logits: &mut [f32], token: u32, new: impl FnOnce(f32) -> f32) {
-        if let Some(logit) = logits.get_mut(token as usize) {
+    fn replace<L: LogitsByToken + ?Sized>(
+        &mut self,
+        logits: &mut L,
+        token: u32,
+        new: impl FnOnce(f32) -> f32,
+    ) {
+        if let Some(logit) = logits.logit_mut(token) {
             self.replaced.push((token, *logit));
             *logit = new(*logit);
         }
     }
 
-    fn forbid(&mut self, logits: &mut [f32], token: u32) {
+    fn forbid<L: LogitsByToken + ?Sized>(&mut self, logits: &mut L, token: u32) {
         // NaN stays: a broken row must not pass for a sound one.
         self.replace(logits, token, |logit| if logit.is_nan() { logit } else { f32::NEG_INFINITY });
     }
@@ -99,13 +116,23 @@ impl TargetHistory {
     }
 
     /// Runs every processor that `params` enable over `logits`.
-    pub fn process(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
+    pub fn process<L: LogitsByToken + ?Sized>(
+        &self,
+        params: &SamplingParams,
+        logits: &mut L,
+        edits: &mut Edits,
+    ) {
         self.penalize(params, logits, edits);
         self.forbid(params, logits, edits);
     }
 
     /// The processors that make tokens less likely.
-    pub fn penalize(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
+    pub fn penalize<L: LogitsByToken + ?Sized>(
+        &self,
+        params: &SamplingParams,
+        logits: &mut L,
+        edits: &mut Edits,
+    ) {
         for seen in &self.seen {
             edits.replace(logits, seen.token, |logit| {
                 let mut logit = logit;
@@ -126,7 +153,7 @@ impl TargetHistory {
     }
 
     /// The processors that rule tokens out.
-    fn forbid(&self, params: &SamplingParams, logits: &mut [f32], edits: &mut Edits) {
+    fn forbid<L: LogitsByToken + ?Sized>(&self, params: &SamplingParams, logits: &mut L, edits: &mut Edits) {
         for word in &params.bad_words {
             let Some((&last, head)) = word.split_last() else { continue };
             // To forbid the end of the sequence would forbid every ending.
@@ -159,7 +186,7 @@ mod tests {
         }
         let mut processed = logits.to_vec();
         let mut edits = Edits::default();
-        history.process(params, &mut processed, &mut edits);
+        history.process(params, &mut processed[..], &mut edits);
         for token in 0..logits.len() as u32 {
             assert_eq!(edits.original(&processed, token), logits[token as usize]);
         }

@@ -14,6 +14,7 @@ use super::{
     guide::GuideCursor,
     logits::Weight,
     processors::{Edits, TargetHistory},
+    top::{TopLogits, TopRow},
 };
 use crate::error::{Error, Result};
 
@@ -35,6 +36,7 @@ pub struct SamplerScratch {
     candidates: Candidates,
     /// Logits of the tokens that a guide allows.
     allowed: Vec<f32>,
+    top: TopRow,
 }
 
 /// Chooses the tokens of one sequence, one after the other.
@@ -63,7 +65,7 @@ impl TokenSampler {
     /// cannot go on; other sequences are not affected.
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> Result<Choice> {
         let params = &*self.params;
-        let SamplerScratch { edits, blocks, candidates, allowed } = scratch;
+        let SamplerScratch { edits, blocks, candidates, allowed, .. } = scratch;
         edits.clear();
         // A guide looks at its own tokens alone, unless a log-probability is asked for.
         let mut normalizer = None;
@@ -94,6 +96,49 @@ impl TokenSampler {
             .map_or(0.0, |normalizer| (f64::from(edits.original(logits, token)) - normalizer) as f32);
         self.history.push(token);
         Ok(Choice { token, logprob })
+    }
+
+    /// As [`TokenSampler::sample`], of the largest logits alone: the same token, and the same log-probability up to
+    /// the rounding of `top.log_sum_exp`. None, and nothing is changed, when others might matter; then all are needed.
+    pub fn sample_top(&mut self, top: TopLogits, scratch: &mut SamplerScratch) -> Result<Option<Choice>> {
+        let params = &*self.params;
+        let SamplerScratch { edits, blocks, candidates, top: row, .. } = scratch;
+        if self.guide.is_some() || !params.only_lowers() {
+            return Ok(None);
+        }
+        // One logit that is no number, or infinite, makes the sum so.
+        if !top.log_sum_exp.is_finite() {
+            return Err(no_distribution());
+        }
+        row.read(top);
+        edits.clear();
+        self.history.process(params, row, edits);
+        let Some(best) = open(blocks.read(row.logits())) else { return Ok(None) };
+        if !row.is_complete(top) {
+            let bound = row.bound();
+            let floor = if params.temperature == 0.0 {
+                best.logit
+            } else if params.top_k > 0 && params.top_k < top.vocab_size {
+                candidates.kth_largest(params.top_k, row.logits(), blocks)
+            } else if params.min_p > 0.0 && params.top_p >= 1.0 {
+                candidates.min_p_floor(params, best.logit)
+            } else {
+                return Ok(None);
+            };
+            // What is not among the largest is at most the bound, and may equal it.
+            if floor <= bound {
+                return Ok(None);
+            }
+        }
+        let index = choose(params, row.logits(), best, blocks, candidates, &mut self.rng);
+        let Some(token) = row.token(index) else { return Ok(None) };
+        let logprob = if params.logprobs {
+            (f64::from(row.original(token)) - f64::from(top.log_sum_exp)) as f32
+        } else {
+            0.0
+        };
+        self.history.push(token);
+        Ok(Some(Choice { token, logprob }))
     }
 }
 

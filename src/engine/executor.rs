@@ -1,6 +1,6 @@
 //! The seam between engine and model: what a step holds, and who runs it.
 
-use crate::error::Result;
+use crate::{decoding::TopLogits, error::Result};
 
 /// Runs the steps that the engine plans. Owns weights, caches and whatever device they live on.
 ///
@@ -18,8 +18,13 @@ pub trait Executor: Send {
     /// cache belongs to its source.
     fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()>;
     /// Logits `[vocab_size]` of `batch.logit_rows[row]` of the last successful [`Executor::decode`]; the
-    /// caller may overwrite them. Valid until the next call.
-    fn logits_mut(&mut self, row: usize) -> &mut [f32];
+    /// caller may overwrite them. Valid until the next call. Where the executor has [`Executor::top_logits`], this
+    /// costs a copy of the whole row.
+    fn logits_mut(&mut self, row: usize) -> Result<&mut [f32]>;
+    /// The largest of those logits, for whoever needs no others. None: the executor has all of them at hand.
+    fn top_logits(&mut self, _row: usize) -> Option<TopLogits<'_>> {
+        None
+    }
 }
 
 /// Sizes of an executor. Lengths are counted in tokens.

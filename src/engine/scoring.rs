@@ -48,7 +48,7 @@ pub fn score(executor: &mut dyn Executor, source: &[u32], target: &[u32]) -> Res
         batch.logit_rows = (first as i64..chunk.len() as i64).collect();
         executor.decode(&batch)?;
         for row in 0..batch.logit_rows.len() {
-            scores.push(log_probability(executor.logits_mut(row), target[scores.len()])?);
+            scores.push(log_probability(executor.logits_mut(row)?, target[scores.len()])?);
         }
         position += chunk.len();
     }

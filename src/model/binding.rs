@@ -1,12 +1,16 @@
 //! Inputs and outputs bound to memory of our own, without a copy.
 
-use std::{ffi::CString, ptr};
+use std::{
+    ffi::{CString, c_char, c_void},
+    ptr,
+};
 
+/// ONNX Runtime's types of elements.
+pub use ort::sys::ONNXTensorElementDataType as ElementType;
 use ort::{
     AsPointer,
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, Session},
-    sys::ONNXTensorElementDataType as ElementType,
 };
 
 use super::{memory::DeviceBuffer, status::check};
@@ -34,6 +38,18 @@ impl Element for i64 {
     const TYPE: ElementType = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 }
 
+/// Bytes of an element of those types that graphs have here.
+pub fn element_bytes(element: ElementType) -> usize {
+    match element {
+        ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => 8,
+        ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+        | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => 4,
+        ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+        | ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => 2,
+        _ => 1,
+    }
+}
+
 /// A tensor's name as ONNX Runtime takes it.
 #[derive(Debug)]
 pub struct TensorName(CString);
@@ -42,6 +58,11 @@ impl TensorName {
     /// Names come from the artifact contract and hold no NUL.
     pub fn new(name: &str) -> Result<Self> {
         CString::new(name).map(Self).map_err(|_| Error::internal(format!("tensor name {name:?} holds a NUL")))
+    }
+
+    /// For ONNX Runtime's functions, during a call.
+    pub fn as_ptr(&self) -> *const c_char {
+        self.0.as_ptr()
     }
 }
 
@@ -133,30 +154,54 @@ impl BoundSession {
     /// A tensor over memory that stays the caller's.
     fn value<T: Element>(&self, data: *mut T, dims: &[i64]) -> Result<OwnedValue> {
         let elements: i64 = dims.iter().product();
-        let mut value = ptr::null_mut();
-        // SAFETY: the memory info is live; the caller vouches for `data` and `dims`.
-        let status = unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.memory.ptr(),
-                data.cast(),
-                elements as usize * size_of::<T>(),
-                dims.as_ptr(),
-                dims.len(),
-                T::TYPE,
-                &mut value,
-            )
-        };
-        check(status).map_err(|error| Error::internal(format!("tensor of shape {dims:?}: {error}")))?;
-        Ok(OwnedValue(value))
+        let bytes = elements as usize * size_of::<T>();
+        // SAFETY: the caller vouches for `data` and `dims`.
+        unsafe { tensor_over(&self.memory, data.cast(), bytes, dims, T::TYPE) }
     }
 }
 
+/// A tensor over memory that stays the caller's.
+///
+/// # Safety
+/// `data` holds `bytes` bytes of the memory that `memory` names, which are `dims` elements, and stays valid as long as
+/// the value is used.
+pub unsafe fn tensor_over(
+    memory: &MemoryInfo,
+    data: *mut c_void,
+    bytes: usize,
+    dims: &[i64],
+    element: ElementType,
+) -> Result<OwnedValue> {
+    let mut value = ptr::null_mut();
+    // SAFETY: the memory info is live; the rest is the caller's word.
+    let status = unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            data,
+            bytes,
+            dims.as_ptr(),
+            dims.len(),
+            element,
+            &mut value,
+        )
+    };
+    check(status).map_err(|error| Error::internal(format!("tensor of shape {dims:?}: {error}")))?;
+    Ok(OwnedValue(value))
+}
+
 /// Releases our reference to a value; a binding keeps one of its own.
-struct OwnedValue(*mut ort::sys::OrtValue);
+pub struct OwnedValue(*mut ort::sys::OrtValue);
+
+impl OwnedValue {
+    /// For ONNX Runtime's functions, during a call.
+    pub fn as_ptr(&self) -> *const ort::sys::OrtValue {
+        self.0
+    }
+}
 
 impl Drop for OwnedValue {
     fn drop(&mut self) {
-        // SAFETY: made by `BoundSession::value` and released only here.
+        // SAFETY: made by `tensor_over` and released only here.
         unsafe { (ort::api().ReleaseValue)(self.0) }
     }
 }

@@ -7,11 +7,12 @@ use textgen_artifact::{DECODER_FILE, Geometry, Manifest, graph};
 use super::{
     Runtime,
     binding::{BoundSession, TensorName},
+    cpu_executor::cache_positions,
     embedding::Embedding,
-    executor::cache_positions,
     graph_check::{ANY, GraphCheck},
     memory::DeviceBuffer,
     rotary::RotaryTable,
+    runtime::SessionDevice,
     weights::Weights,
 };
 use crate::{
@@ -116,7 +117,7 @@ impl TargetDecoder {
     ) -> Result<Self> {
         let geometry = &manifest.geometry;
         let path = dir.join(DECODER_FILE);
-        let session = BoundSession::new(runtime.session(&path, threads)?)?;
+        let session = BoundSession::new(runtime.session(&path, SessionDevice::Cpu, threads)?)?;
         check_graph(&GraphCheck { path: &path, session: session.session() }, manifest)?;
         let rotary = manifest.rotary.iter().enumerate().map(|(index, spec)| {
             Ok(Rotary {

@@ -63,16 +63,6 @@ impl Embedding {
         Ok(Self { weights, table, row_scale, positions, scale: spec.scale, rows, d_model })
     }
 
-    /// Number of rows of the table: ids below it can be looked up.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of positions; none when the model has no absolute ones.
-    pub fn positions(&self) -> Option<usize> {
-        self.positions.as_ref().map(|positions| positions.shape()[0])
-    }
-
     /// Appends the embeddings of `tokens`, which stand at `position` and after, to `x`.
     pub fn append(&self, tokens: &[u32], position: usize, x: &mut Vec<f32>) -> Result<()> {
         let table = self.weights.data(&self.table);

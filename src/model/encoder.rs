@@ -9,6 +9,7 @@ use super::{
     binding::{BoundSession, TensorName},
     embedding::Embedding,
     graph_check::{ANY, GraphCheck},
+    runtime::SessionDevice,
     weights::Weights,
 };
 use crate::{
@@ -44,7 +45,7 @@ impl SourceEncoder {
     ) -> Result<Self> {
         let geometry = &manifest.geometry;
         let path = dir.join(ENCODER_FILE);
-        let session = BoundSession::new(runtime.session(&path, threads)?)?;
+        let session = BoundSession::new(runtime.session(&path, SessionDevice::Cpu, threads)?)?;
         let graph = GraphCheck { path: &path, session: session.session() };
         graph.input(graph::X, &[ANY, geometry.d_model])?;
         for layer in 0..geometry.decoder_layers {

@@ -11,7 +11,10 @@ use ort::{
     session::{Session, builder::GraphOptimizationLevel},
 };
 
-use super::operators;
+use super::{
+    cuda::{CudaOptions, Gpu},
+    operators,
+};
 use crate::error::{Error, Result};
 
 /// The loaded ONNX Runtime. One for the whole process and never dropped: rebuilding an environment after an
@@ -24,6 +27,18 @@ pub struct Runtime {
 }
 
 static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+
+/// What a session computes on.
+#[derive(Clone, Copy)]
+pub(super) enum SessionDevice<'a> {
+    Cpu,
+    Cuda {
+        gpu: &'a Gpu,
+        options: &'a CudaOptions,
+        /// Address of the stream that the session shares with whoever copies to and from its memory.
+        stream: usize,
+    },
+}
 
 impl Runtime {
     /// The process's runtime; the first call loads `library`, later ones must name the same file.
@@ -68,8 +83,18 @@ impl Runtime {
         Ok(loaded)
     }
 
+    /// The shared library that was loaded.
+    pub(super) fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// The one environment that a process may have.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// Loads a graph with `threads` threads of its own.
-    pub(super) fn session(&self, graph: &Path, threads: usize) -> Result<Session> {
+    pub(super) fn session(&self, graph: &Path, device: SessionDevice, threads: usize) -> Result<Session> {
         let build = || -> ort::Result<Session> {
             let mut builder = Session::builder(&self.environment)?
                 .with_log_level(LogLevel::Warning)?
@@ -82,6 +107,9 @@ impl Runtime {
                     "session.intra_op.spin_duration_us",
                     if threads > 1 { "200" } else { "0" },
                 )?;
+            if let SessionDevice::Cuda { gpu, options, stream } = device {
+                builder = builder.with_execution_providers([options.provider(gpu.device, stream)])?;
+            }
             builder.commit_from_file(graph)
         };
         let mut knows_operators = self.knows_operators.lock().unwrap_or_else(PoisonError::into_inner);

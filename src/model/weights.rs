@@ -65,8 +65,8 @@ impl Weights {
         if spec.shape.len() != rank {
             return Err(bad(format!("shape {:?}, expected {rank} dimensions", spec.shape)));
         }
-        if spec.dtype == DType::U8 || spec.dtype == DType::I32 {
-            return Err(bad("a packed format, expected plain elements".into()));
+        if matches!(spec.dtype, DType::U8 | DType::I32 | DType::BF16) {
+            return Err(bad(format!("{:?} elements, expected F32, F16 or I8", spec.dtype)));
         }
         let bytes = spec.bytes().ok_or_else(|| bad(format!("shape {:?} overflows", spec.shape)))? as usize;
         let offset = spec.offset as usize;
@@ -88,8 +88,8 @@ impl Weights {
             match tensor.dtype {
                 DType::F32 => TensorData::F32(bytes.align_to().1),
                 DType::F16 => TensorData::F16(bytes.align_to().1),
-                // `find` gives no handle to packed bytes.
-                DType::I8 | DType::U8 | DType::I32 => TensorData::I8(bytes.align_to().1),
+                // `find` gives no handle to the others.
+                DType::I8 | DType::U8 | DType::I32 | DType::BF16 => TensorData::I8(bytes.align_to().1),
             }
         }
     }

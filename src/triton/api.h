@@ -26,6 +26,7 @@ typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
 typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
 typedef struct TRITONSERVER_Server TRITONSERVER_Server;
 typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
+typedef struct TRITONBACKEND_BackendAttribute TRITONBACKEND_BackendAttribute;
 typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
 typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
 typedef struct TRITONBACKEND_ModelInstance TRITONBACKEND_ModelInstance;
@@ -162,6 +163,9 @@ TRITONSERVER_Error* TRITONBACKEND_BackendConfig(
     TRITONBACKEND_Backend* backend, TRITONSERVER_Message** backend_config);
 TRITONSERVER_Error* TRITONBACKEND_BackendState(TRITONBACKEND_Backend* backend, void** state);
 TRITONSERVER_Error* TRITONBACKEND_BackendSetState(TRITONBACKEND_Backend* backend, void* state);
+TRITONSERVER_Error* TRITONBACKEND_BackendAttributeAddPreferredInstanceGroup(
+    TRITONBACKEND_BackendAttribute* backend_attributes, const TRITONSERVER_InstanceGroupKind kind,
+    const uint64_t count, const uint64_t* device_ids, const uint64_t id_count);
 
 /* Model. */
 
@@ -248,6 +252,8 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(
 /* Types of the functions that the server looks up in the plugin; entry.rs is checked against them. */
 
 typedef TRITONSERVER_Error* (*BackendFn)(TRITONBACKEND_Backend* backend);
+typedef TRITONSERVER_Error* (*AttributeFn)(
+    TRITONBACKEND_Backend* backend, TRITONBACKEND_BackendAttribute* backend_attributes);
 typedef TRITONSERVER_Error* (*ModelFn)(TRITONBACKEND_Model* model);
 typedef TRITONSERVER_Error* (*InstanceFn)(TRITONBACKEND_ModelInstance* instance);
 typedef TRITONSERVER_Error* (*ExecuteFn)(

@@ -51,6 +51,29 @@ impl Backend {
     }
 }
 
+/// What the server wants to know of the backend before it places a model; borrowed for one call of the host.
+pub struct Attributes(*mut sys::TRITONBACKEND_BackendAttribute);
+
+impl Attributes {
+    /// Wraps the host's pointer.
+    ///
+    /// # Safety
+    /// `raw` is valid for the life of the handle.
+    pub unsafe fn from_raw(raw: *mut sys::TRITONBACKEND_BackendAttribute) -> Self {
+        Self(raw)
+    }
+
+    /// Makes one instance on the CPU of every model whose configuration has no `instance_group`. The server's own
+    /// choice would be each GPU that it sees.
+    pub fn prefer_cpu(&self) -> Result<()> {
+        let kind = sys::TRITONSERVER_InstanceGroupKind::TRITONSERVER_INSTANCEGROUPKIND_CPU;
+        // SAFETY: the attributes are valid; no device is listed, and a count of 0 leaves the number to the server.
+        check(unsafe {
+            sys::TRITONBACKEND_BackendAttributeAddPreferredInstanceGroup(self.0, kind, 0, ptr::null(), 0)
+        })
+    }
+}
+
 impl HoldsState for Backend {
     type Object = sys::TRITONBACKEND_Backend;
 

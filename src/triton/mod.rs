@@ -35,7 +35,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
-pub use backend::Backend;
+pub use backend::{Attributes, Backend};
 pub use clock::monotonic_ns;
 pub use instance::{Instance, InstanceKind, Timings};
 pub use library::plugin_path;

@@ -25,7 +25,7 @@ use triton_textgen::{
         Outcome as EngineOutcome, Prompt, SequenceUpdate, StepStats,
     },
     error::Error,
-    model::{ExecutorOptions, ModelExecutor, Runtime},
+    model::{CudaOptions, ExecutorOptions, ModelExecutor, Placement, Runtime},
     text_model::{ModelOptions, TextModel},
 };
 
@@ -64,7 +64,7 @@ impl Artifact {
         textgen_convert::convert(&ConvertOptions {
             source: source.to_owned(),
             target: Target::Folder(folder.path().join("artifact")),
-            precision,
+            plan: precision.into(),
             keep,
             force: false,
         })?;
@@ -137,6 +137,8 @@ fn executor_options(max_sequences: usize, intra_op_threads: usize) -> ExecutorOp
         max_source_tokens: 512,
         max_target_tokens: 256,
         max_context_tokens: 512,
+        placement: Placement::default(),
+        cuda: CudaOptions::default(),
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Manifest {
     pub ops_version: i64,
     /// Program and version that wrote the artifact.
     pub producer: String,
+    /// What the graphs are for.
+    #[serde(default, skip_serializing_if = "Device::is_cpu")]
+    pub device: Device,
     /// Model family as the converter knows it: `bergamot`, `t5`, …
     pub family: String,
     pub geometry: Geometry,
@@ -44,6 +47,33 @@ pub struct Manifest {
     pub tensors: Vec<TensorSpec>,
     /// One entry for each matrix product and embedding: which format it is in.
     pub precision_plan: Vec<PrecisionEntry>,
+}
+
+/// What runs an artifact's graphs, and so which they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// Graphs as in [`crate::graph`], with the operators of [`crate::ops`].
+    #[default]
+    Cpu,
+    /// Graphs as in [`crate::device_graph`], with operators that ONNX Runtime has for CUDA.
+    Cuda(CudaSpec),
+}
+
+impl Device {
+    pub fn is_cpu(&self) -> bool {
+        *self == Self::Cpu
+    }
+}
+
+/// What a reader of the graphs for CUDA must know besides their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CudaSpec {
+    /// Elements of the attention caches: f16 or bf16.
+    pub caches: DType,
+    /// Candidates of each row of logits, not more than there are tokens.
+    pub candidates: usize,
 }
 
 /// Sizes of a model. Lengths are counted in tokens.
@@ -70,7 +100,8 @@ pub struct Geometry {
     pub max_target_tokens: Option<usize>,
 }
 
-/// Lookup tables of the input embeddings; the backend looks them up, the graphs start at `x`.
+/// Lookup tables of the input embeddings. The backend looks them up and the graphs start at `x`; those for a device
+/// look up for themselves, in the same tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embeddings {
@@ -83,7 +114,7 @@ pub struct Embeddings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddingSpec {
-    /// Tensor `[rows, d_model]`, f32, f16 or i8. It may have more rows than the vocabulary: a zero row serves
+    /// Tensor `[rows, d_model]`, f32, f16 or i8, for a device f16 or bf16. It may have more rows than the vocabulary: a zero row serves
     /// as the start of a decoder that begins from nothing.
     pub table: String,
     /// Tensor f32 `[rows]`, for an i8 table.
@@ -190,6 +221,7 @@ impl TensorSpec {
 pub enum DType {
     F32,
     F16,
+    BF16,
     I8,
     /// Bytes of a packed format.
     U8,
@@ -200,7 +232,7 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
-            DType::F16 => 2,
+            DType::F16 | DType::BF16 => 2,
             DType::I8 | DType::U8 => 1,
         }
     }
@@ -226,13 +258,15 @@ impl PrecisionEntry {
         let weights = rows * columns;
         match self.format {
             WeightFormat::F32 => 4 * weights,
-            WeightFormat::F16 => 2 * weights,
+            WeightFormat::F16 | WeightFormat::Bf16 => 2 * weights,
             // An f32 scale and an i32 sum for each output.
             WeightFormat::Int8Column | WeightFormat::Int8Outlier => weights + 8 * rows,
             // An f32 scale for each row.
             WeightFormat::Int8Row => weights + 4 * rows,
             // Half a byte each, and an f32 scale a block.
             WeightFormat::Int4Block => weights / 2 + weights / INT4_BLOCK * 4,
+            WeightFormat::Int4Weight { block } => weights / 2 + weights / block.max(1) * 2,
+            WeightFormat::Int8Weight { block } => weights + weights / block.max(1) * 2,
         }
     }
 }
@@ -262,6 +296,7 @@ impl Part {
 pub enum WeightFormat {
     F32,
     F16,
+    Bf16,
     /// Signed 8-bit weights with one scale for each output column; activations quantized for each row.
     Int8Column,
     /// Signed 8-bit embedding rows, each with its own scale.
@@ -271,6 +306,14 @@ pub enum WeightFormat {
     /// 4-bit weights in blocks of 32 inputs, a scale for each block of an output; activations in 8 bits, quantized
     /// in the same blocks.
     Int4Block,
+    /// 4-bit weights with a scale for each block of an output's inputs; activations are not quantized.
+    Int4Weight {
+        block: usize,
+    },
+    /// 8-bit weights, likewise.
+    Int8Weight {
+        block: usize,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -344,5 +387,26 @@ impl Manifest {
 
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {
         self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_names_no_device_is_for_the_cpu_and_is_written_as_before() {
+        #[derive(Deserialize, Serialize)]
+        struct Part {
+            #[serde(default, skip_serializing_if = "Device::is_cpu")]
+            device: Device,
+        }
+        let cpu: Part = serde_json::from_str("{}").unwrap();
+        assert_eq!(cpu.device, Device::Cpu);
+        assert_eq!(serde_json::to_string(&cpu).unwrap(), "{}");
+        let cuda = r#"{"device":{"cuda":{"caches":"bf16","candidates":64}}}"#;
+        let part: Part = serde_json::from_str(cuda).unwrap();
+        assert_eq!(part.device, Device::Cuda(CudaSpec { caches: DType::BF16, candidates: 64 }));
+        assert_eq!(serde_json::to_string(&part).unwrap(), cuda);
     }
 }

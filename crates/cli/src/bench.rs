@@ -180,7 +180,7 @@ fn generate(executor: &mut ModelExecutor, sources: &[Vec<u32>], steps: u32) -> a
         }
         executor.decode(&batch)?;
         for (row, (sampler, token)) in rows.iter_mut().enumerate() {
-            *token = sampler.sample(executor.logits_mut(row), &mut scratch)?.token;
+            *token = sampler.sample(executor.logits_mut(row)?, &mut scratch)?.token;
         }
         times.push(start.elapsed());
     }

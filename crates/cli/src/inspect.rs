@@ -80,9 +80,12 @@ fn format_name(format: WeightFormat) -> &'static str {
     match format {
         WeightFormat::F32 => "f32",
         WeightFormat::F16 => "f16",
+        WeightFormat::Bf16 => "bf16",
         WeightFormat::Int8Column => "int8 column",
         WeightFormat::Int8Row => "int8 row",
         WeightFormat::Int8Outlier => "int8 outlier",
         WeightFormat::Int4Block => "int4 block",
+        WeightFormat::Int4Weight { .. } => "int4 weight",
+        WeightFormat::Int8Weight { .. } => "int8 weight",
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use textgen_convert::{
-    ConvertOptions, Precision, Target,
+    ConvertOptions, CudaPrecision, Plan, Precision, Target,
     vocabulary::{Keep, Script},
 };
 
@@ -50,9 +50,12 @@ enum Command {
         /// Name of the model in the repository
         #[arg(long, requires = "repository")]
         name: Option<String>,
-        /// Format of the weights
-        #[arg(long, value_enum, default_value_t = PrecisionArg::Int8)]
-        precision: PrecisionArg,
+        /// Format of the weights; int8, on CUDA fp16 unless given
+        #[arg(long, value_enum)]
+        precision: Option<PrecisionArg>,
+        /// What will run the model
+        #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
+        device: DeviceArg,
         /// Keep only tokens of these Unicode scripts, such as han,latin, and digits, punctuation, symbols and special
         /// tokens; T5 family
         #[arg(long, value_name = "SCRIPTS", value_delimiter = ',')]
@@ -80,12 +83,44 @@ enum Command {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum PrecisionArg {
-    /// 32-bit floats everywhere
+    /// 32-bit floats everywhere; CPU
     Fp32,
+    /// 16-bit floats, sums in 32 bits; CUDA
+    Fp16,
+    /// 16-bit floats of a larger range, sums in 32 bits; CUDA from compute capability 8.0 on
+    Bf16,
     /// 8-bit weights, but for tensors that need more
     Int8,
     /// 4-bit weights where a step of one row reads most, 8-bit ones elsewhere; decoder-only models
     Int4,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+/// What the options say together.
+fn plan(device: DeviceArg, precision: Option<PrecisionArg>) -> anyhow::Result<Plan> {
+    Ok(match (device, precision) {
+        (DeviceArg::Cpu, Some(PrecisionArg::Fp32)) => Precision::Fp32.into(),
+        (DeviceArg::Cpu, Some(PrecisionArg::Int8) | None) => Precision::Int8.into(),
+        (DeviceArg::Cpu, Some(PrecisionArg::Int4)) => Precision::Int4.into(),
+        (DeviceArg::Cuda, Some(PrecisionArg::Fp16) | None) => Plan::Cuda(CudaPrecision::Fp16),
+        (DeviceArg::Cuda, Some(PrecisionArg::Bf16)) => Plan::Cuda(CudaPrecision::Bf16),
+        (DeviceArg::Cuda, Some(PrecisionArg::Int8)) => Plan::Cuda(CudaPrecision::Int8),
+        (DeviceArg::Cuda, Some(PrecisionArg::Int4)) => Plan::Cuda(CudaPrecision::Int4),
+        (DeviceArg::Cpu, Some(PrecisionArg::Fp16 | PrecisionArg::Bf16)) => {
+            anyhow::bail!("--device cpu has no 16-bit kernels, expected --precision fp32, int8 or int4")
+        }
+        (DeviceArg::Cuda, Some(PrecisionArg::Fp32)) => {
+            anyhow::bail!(
+                "--device cuda has no attention in fp32, expected --precision fp16, bf16, int8 or int4"
+            )
+        }
+    })
 }
 
 fn main() -> ExitCode {
@@ -103,20 +138,26 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Convert { source, out, repository, name, precision, keep_scripts, keep_corpus, force } => {
+        Command::Convert {
+            source,
+            out,
+            repository,
+            name,
+            precision,
+            device,
+            keep_scripts,
+            keep_corpus,
+            force,
+        } => {
             let target = match (out, repository, name) {
                 (Some(out), _, _) => Target::Folder(out),
                 (None, Some(repository), Some(name)) => Target::Repository { repository, name },
                 _ => anyhow::bail!("give --out DIR, or --repository DIR and --name NAME"),
             };
-            let precision = match precision {
-                PrecisionArg::Fp32 => Precision::Fp32,
-                PrecisionArg::Int8 => Precision::Int8,
-                PrecisionArg::Int4 => Precision::Int4,
-            };
+            let plan = plan(device, precision)?;
             let keep = Keep { scripts: keep_scripts, corpus: keep_corpus };
             let keep = (keep != Keep::default()).then_some(keep);
-            let options = ConvertOptions { source, target, precision, keep, force };
+            let options = ConvertOptions { source, target, plan, keep, force };
             let report = textgen_convert::convert(&options)?;
             // Not println!, which panics when nobody reads.
             writeln!(stdout(), "{}", report.artifact.display())?;

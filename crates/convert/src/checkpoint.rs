@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use textgen_artifact::{ChatSpec, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec};
+use textgen_artifact::{
+    ChatSpec, DType, Device, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec,
+};
 
 use crate::{
     error::{ConvertError, Result},
+    graph::device::DeviceFormat,
     vocabulary::Keep,
     weights::WeightsWriter,
 };
@@ -20,6 +23,47 @@ pub enum Precision {
     Int4,
 }
 
+/// Number format of the products of an artifact for CUDA. Residual and norms are f32, embedding and head f16 or smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CudaPrecision {
+    Fp16,
+    /// From compute capability 8.0 on.
+    Bf16,
+    /// Weights in 8 bits, computed in f16.
+    Int8,
+    /// Weights in 4 bits, the head's in 8, computed in f16.
+    Int4,
+}
+
+impl CudaPrecision {
+    /// Elements of products and caches.
+    pub fn element(self) -> DType {
+        if self == Self::Bf16 { DType::BF16 } else { DType::F16 }
+    }
+
+    /// Format of a product.
+    pub fn format(self) -> DeviceFormat {
+        match self {
+            Self::Fp16 | Self::Bf16 => DeviceFormat::Float,
+            Self::Int8 => DeviceFormat::Int8,
+            Self::Int4 => DeviceFormat::Int4,
+        }
+    }
+}
+
+/// What to make: graphs of which device, with weights in which format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    Cpu(Precision),
+    Cuda(CudaPrecision),
+}
+
+impl From<Precision> for Plan {
+    fn from(precision: Precision) -> Self {
+        Self::Cpu(precision)
+    }
+}
+
 /// A checkpoint whose family is known and whose configuration has been read and checked.
 pub trait Checkpoint {
     /// As the manifest names it.
@@ -32,11 +76,22 @@ pub trait Checkpoint {
 
     /// Writes both graphs and the tokenizer into `dir`, and the large tensors to `weights`.
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description>;
+
+    /// The same with graphs for CUDA; a family that has none says so.
+    fn write_cuda(
+        &self,
+        _dir: &Path,
+        _weights: &mut WeightsWriter,
+        _precision: CudaPrecision,
+    ) -> Result<Description> {
+        Err(ConvertError::NoCudaGraphs { family: self.family() })
+    }
 }
 
 /// What a family says of its artifact in the manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
+    pub device: Device,
     pub geometry: Geometry,
     pub embeddings: Embeddings,
     pub rotary: Vec<RotarySpec>,

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use textgen_artifact::{FORMAT_VERSION, Manifest, ops};
 
-pub use checkpoint::{Checkpoint, Description, Precision};
+pub use checkpoint::{Checkpoint, CudaPrecision, Description, Plan, Precision};
 pub use error::{ConvertError, Result};
 pub use tokenizer_files::TokenizerFiles;
 
@@ -42,7 +42,7 @@ pub struct ConvertOptions {
     /// Folder of the checkpoint, or a GGUF file.
     pub source: PathBuf,
     pub target: Target,
-    pub precision: Precision,
+    pub plan: Plan,
     /// The part of the vocabulary to keep; none keeps all of it.
     pub keep: Option<Keep>,
     /// Replace an earlier artifact.
@@ -84,7 +84,7 @@ pub fn convert(options: &ConvertOptions) -> Result<Report> {
     }
     let staging = Staging::create(&place, options.force)?;
     let dir = if is_new_entry { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
-    let manifest = write_artifact(checkpoint.as_ref(), &dir, options.precision)?;
+    let manifest = write_artifact(checkpoint.as_ref(), &dir, options.plan)?;
     let place = staging.publish()?;
     let artifact = if is_new_entry { place.join(repository::VERSION_DIR) } else { place };
     Ok(Report { artifact, manifest })
@@ -114,14 +114,18 @@ fn open(source: &Path) -> Result<Box<dyn Checkpoint>> {
     })
 }
 
-fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, precision: Precision) -> Result<Manifest> {
+fn write_artifact(checkpoint: &dyn Checkpoint, dir: &Path, plan: Plan) -> Result<Manifest> {
     let mut weights = WeightsWriter::create(dir)?;
-    let description = checkpoint.write(dir, &mut weights, precision)?;
+    let description = match plan {
+        Plan::Cpu(precision) => checkpoint.write(dir, &mut weights, precision)?,
+        Plan::Cuda(precision) => checkpoint.write_cuda(dir, &mut weights, precision)?,
+    };
     let (tensors, precision_plan) = weights.finish()?;
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         ops_version: ops::DOMAIN_VERSION,
         producer: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+        device: description.device,
         family: checkpoint.family().to_owned(),
         geometry: description.geometry,
         embeddings: description.embeddings,

@@ -33,7 +33,7 @@ fn convert_items(items: &[Item], precision: Precision, dir: &Path) -> Result<Rep
     fs::create_dir(&source).unwrap();
     write_package(&source, items);
     let target = Target::Folder(dir.join("out"));
-    convert(&ConvertOptions { source, target, precision, keep: None, force: false })
+    convert(&ConvertOptions { source, target, plan: precision.into(), keep: None, force: false })
 }
 
 fn converted(precision: Precision) -> Converted {
@@ -302,7 +302,8 @@ fn a_repository_entry_holds_a_configuration_and_version_1() {
     fs::create_dir(&source).unwrap();
     write_package(&source, &model());
     let target = Target::Repository { repository: repository.clone(), name: "translate".to_owned() };
-    let mut options = ConvertOptions { source, target, precision: Precision::Int8, keep: None, force: false };
+    let mut options =
+        ConvertOptions { source, target, plan: Precision::Int8.into(), keep: None, force: false };
     let report = convert(&options).unwrap();
     assert_eq!(report.artifact, repository.canonicalize().unwrap().join("translate/1"));
     Manifest::read(&report.artifact).unwrap();
@@ -321,7 +322,7 @@ fn a_folder_without_a_checkpoint_is_said_to_be_one() {
     let options = ConvertOptions {
         source: dir.path().to_owned(),
         target: Target::Folder(dir.path().join("out")),
-        precision: Precision::Int8,
+        plan: Precision::Int8.into(),
         keep: None,
         force: false,
     };

@@ -192,7 +192,7 @@ fn convert_mutant(source: &Path, seed: u64) {
     let options = ConvertOptions {
         source: source.to_owned(),
         target: Target::Folder(target.clone()),
-        precision,
+        plan: precision.into(),
         keep: None,
         force: false,
     };
@@ -289,7 +289,7 @@ fn manifest() {
     let dir = tempfile::tempdir().unwrap();
     let target = Target::Folder(dir.path().join("out"));
     let source = fixture("decoder/llama");
-    let options = ConvertOptions { source, target, precision: Precision::Int8, keep: None, force: false };
+    let options = ConvertOptions { source, target, plan: Precision::Int8.into(), keep: None, force: false };
     let report = convert(&options).unwrap();
     fuzz("manifest", &report.artifact, "manifest.json", |artifact, _| {
         if let Err(error) = Manifest::read(artifact) {

@@ -31,7 +31,13 @@ fn twin(name: &str) -> PathBuf {
 
 fn to_folder(source: &Path, target: &Path, precision: Precision) -> Result<Report> {
     let target = Target::Folder(target.to_owned());
-    convert(&ConvertOptions { source: source.to_owned(), target, precision, keep: None, force: false })
+    convert(&ConvertOptions {
+        source: source.to_owned(),
+        target,
+        plan: precision.into(),
+        keep: None,
+        force: false,
+    })
 }
 
 fn convert_bytes(bytes: &[u8]) -> Result<Report> {

@@ -102,7 +102,7 @@ impl Copied {
         convert(&ConvertOptions {
             source: self.dir.path().join("source"),
             target,
-            precision,
+            plan: precision.into(),
             keep: None,
             force: false,
         })

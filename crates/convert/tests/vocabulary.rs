@@ -20,7 +20,7 @@ fn fixture(name: &str) -> std::path::PathBuf {
 fn trim(source: &Path, out: &Path, keep: Keep) -> Result<Report> {
     let target = Target::Folder(out.join("out"));
     let source = source.to_owned();
-    convert(&ConvertOptions { source, target, precision: Precision::Int8, keep: Some(keep), force: false })
+    convert(&ConvertOptions { source, target, plan: Precision::Int8.into(), keep: Some(keep), force: false })
 }
 
 fn script(name: &str) -> Keep {
@@ -90,7 +90,7 @@ fn a_tokenizer_of_its_own_is_trimmed_too() {
     let options = ConvertOptions {
         source: source.clone(),
         target,
-        precision: Precision::Fp32,
+        plan: Precision::Fp32.into(),
         keep: None,
         force: false,
     };

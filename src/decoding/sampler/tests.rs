@@ -97,7 +97,7 @@ fn scores_equal_those_of_hugging_face() {
             history.push(token);
         }
         let mut logits = case.logits;
-        history.process(&params, &mut logits, &mut Edits::default());
+        history.process(&params, &mut logits[..], &mut Edits::default());
         let mut scores = vec![None; logits.len()];
         for candidate in candidates(&params, &logits) {
             scores[candidate.token as usize] = Some(logits[candidate.token as usize] / params.temperature);

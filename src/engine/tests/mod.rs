@@ -19,7 +19,7 @@ mod prompts;
 
 use super::*;
 use crate::{
-    decoding::SamplingParams,
+    decoding::{SamplingParams, TopLogits},
     error::{Error, ErrorKind, Result},
 };
 
@@ -44,6 +44,8 @@ struct Record {
     steps: Vec<Vec<(i32, i32, i32)>>,
     /// Tokens that each row of those fed.
     fed: Vec<Vec<usize>>,
+    /// Rows of which all logits were asked for.
+    whole_rows: usize,
 }
 
 /// While true, the executor waits in front of every step.
@@ -57,6 +59,9 @@ struct Copier {
     /// Tokens that each slot holds, and how many of them were drafts.
     held: HashMap<i32, (i32, i32)>,
     logits: Vec<f32>,
+    /// How many of the largest logits it finds itself.
+    top: Option<usize>,
+    largest: (Vec<i64>, Vec<f32>),
     record: Arc<Mutex<Record>>,
     gate: Gate,
 }
@@ -70,6 +75,8 @@ impl Copier {
             sources: HashMap::new(),
             held: HashMap::new(),
             logits: Vec::new(),
+            top: None,
+            largest: Default::default(),
             record: Arc::default(),
             gate: Gate::default(),
         }
@@ -160,8 +167,21 @@ impl Executor for Copier {
         Ok(())
     }
 
-    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.logits[row * VOCAB..(row + 1) * VOCAB]
+    fn logits_mut(&mut self, row: usize) -> Result<&mut [f32]> {
+        self.record.lock().unwrap().whole_rows += 1;
+        Ok(&mut self.logits[row * VOCAB..(row + 1) * VOCAB])
+    }
+
+    fn top_logits(&mut self, row: usize) -> Option<TopLogits<'_>> {
+        let logits = &self.logits[row * VOCAB..(row + 1) * VOCAB];
+        let mut order: Vec<i64> = (0..VOCAB as i64).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        order.truncate(self.top?);
+        let largest = order.iter().map(|&token| logits[token as usize]).collect();
+        let log_sum_exp = logits.iter().map(|x| x.exp()).sum::<f32>().ln();
+        self.largest = (order, largest);
+        let (tokens, logits) = (&self.largest.0, &self.largest.1);
+        Some(TopLogits { tokens, logits, log_sum_exp, vocab_size: VOCAB })
     }
 }
 
@@ -419,6 +439,22 @@ fn samples_share_one_encoded_source_and_many_prompts_share_the_slots() {
     assert_eq!(record.encoded_rows.iter().sum::<usize>(), 10, "each source is encoded once");
     let shared = record.steps.iter().any(|rows| rows.len() > 1 && rows.iter().all(|row| row.2 == rows[0].2));
     assert!(shared, "samples of one prompt read one cross slot");
+}
+
+#[test]
+fn all_logits_are_asked_for_only_where_the_largest_are_not_enough() {
+    let whole_rows = |params: SamplingParams| {
+        let harness = Harness::copying(Copier { top: Some(4), ..Copier::new(2) }, EngineOptions::default());
+        let request = Request { params, ..copy(&[10, 11, 12]) };
+        let said = harness.submit(request).complete().unwrap();
+        assert_eq!(said, [("abc".into(), FinishReason::Stop, 4)]);
+        harness.record.lock().unwrap().whole_rows
+    };
+    let greedy = SamplingParams { suppress_tokens: vec![20], ..SamplingParams::default() };
+    assert_eq!(whole_rows(greedy.clone()), 0);
+    assert_eq!(whole_rows(SamplingParams { temperature: 0.1, top_k: 1, ..greedy.clone() }), 0);
+    assert_eq!(whole_rows(SamplingParams { temperature: 0.1, ..greedy.clone() }), 4);
+    assert_eq!(whole_rows(SamplingParams { presence_penalty: -0.1, ..greedy }), 4);
 }
 
 #[test]

@@ -90,8 +90,8 @@ impl Executor for Hasher {
         Ok(())
     }
 
-    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.logits[row * VOCAB..(row + 1) * VOCAB]
+    fn logits_mut(&mut self, row: usize) -> Result<&mut [f32]> {
+        Ok(&mut self.logits[row * VOCAB..(row + 1) * VOCAB])
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use super::Worker;
 use crate::{
+    decoding::{Choice, SamplerScratch},
     engine::{
-        Finished, Outcome, Phase, SequenceUpdate, StepStats,
-        sequence::Purpose,
+        Executor, Finished, Outcome, Phase, SequenceUpdate, StepStats,
+        sequence::{Answer, Purpose},
         step_plan::{PlannedRow, PrefillBudget, add_drafts, plan_step},
     },
     error::Result,
@@ -131,7 +132,7 @@ impl Worker {
             return Ok(());
         };
         let Purpose::Score(scored) = &mut sequence.purpose else { return Ok(()) };
-        match scored.score.count(self.executor.logits_mut(output))? {
+        match scored.score.count(self.executor.logits_mut(output)?)? {
             Some(token) => {
                 self.slots.follows(sequence.slot, token);
                 sequence.follow(0, token);
@@ -161,14 +162,13 @@ impl Worker {
         let mut result = Ok(());
         // One token more than the draft has: the last logits are those after all of it.
         for place in 0..=draft.len() {
-            let choice =
-                match answer.sampler.sample(self.executor.logits_mut(output + place), &mut self.scratch) {
-                    Ok(choice) => choice,
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                };
+            let choice = match choose(&mut *self.executor, output + place, answer, &mut self.scratch) {
+                Ok(choice) => choice,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
             self.slots.follows(sequence.slot, choice.token);
             tokens.push(choice.token);
             logprobs.push(choice.logprob);
@@ -213,4 +213,20 @@ impl Worker {
         }
         result
     }
+}
+
+/// What follows in `answer` by row `row` of the logits: of the largest alone where these decide it, since all are
+/// costly where the executor does not have them at hand.
+fn choose(
+    executor: &mut dyn Executor,
+    row: usize,
+    answer: &mut Answer,
+    scratch: &mut SamplerScratch,
+) -> Result<Choice> {
+    if let Some(top) = executor.top_logits(row)
+        && let Some(choice) = answer.sampler.sample_top(top, scratch)?
+    {
+        return Ok(choice);
+    }
+    answer.sampler.sample(executor.logits_mut(row)?, scratch)
 }

@@ -11,25 +11,27 @@
 
 use std::path::Path;
 
+use half::{bf16, f16};
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part, TokenizerSpec,
-    ops::Activation,
+    CudaSpec, DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part,
+    TokenizerSpec, ops::Activation,
 };
 
 use super::{
     Container, Package,
     config::Config,
+    device::DeviceModel,
     positions::{self, MAX_POSITIONS},
     vocabulary::{EOS, Vocabulary},
 };
 use crate::{
-    checkpoint::{Checkpoint, Description, Precision},
+    checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
     error::{ConvertError, Result},
     graph::{
         CrossInputs, DecoderInputs, EncoderInputs, GraphBuilder, Heads, Linear, LinearFormat, Norm,
-        RecurrentStates, Value,
+        RecurrentStates, Value, device::check_heads,
     },
-    weights::{EmbeddingFormat, Matrix, StoredTable, TensorSource, Weight, WeightsWriter},
+    weights::{EmbeddingFormat, Float, Matrix, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 const FAMILY: &str = "bergamot";
@@ -39,12 +41,14 @@ const MAX_TARGET_PER_SOURCE: f32 = 2.5;
 
 /// Source embedding, target embedding and head in one.
 const EMBEDDING: &str = "Wemb";
-const HEAD_BIAS: &str = "decoder_ff_logit_out_b";
+/// Tensor of the fixed positions in `weights.bin`.
+const POSITIONS: &str = "embedding.positions";
+pub(super) const HEAD_BIAS: &str = "decoder_ff_logit_out_b";
 
 /// A Bergamot model, ready to be converted.
 pub struct Bergamot {
-    container: Container,
-    config: Config,
+    pub(super) container: Container,
+    pub(super) config: Config,
     vocabulary: Vocabulary,
 }
 
@@ -76,7 +80,7 @@ impl Bergamot {
         }
     }
 
-    fn heads(&self) -> Heads {
+    pub(super) fn heads(&self) -> Heads {
         let head_dim = self.config.d_model / self.config.heads;
         Heads { query: self.config.heads, kv: self.config.heads, scale: (head_dim as f32).sqrt().recip() }
     }
@@ -161,6 +165,13 @@ impl Bergamot {
         x: Value<f32>,
         format: LinearFormat,
     ) -> Result<(Value<f32>, Value<f32>)> {
+        let both = self.recurrent_layer(tensors, format)?;
+        let both = graph.linear(&format!("{address}/forget_input"), x, both)?;
+        Ok(graph.halves(&format!("{address}/Split"), both))
+    }
+
+    /// The product of both, the forget gate first.
+    pub(super) fn recurrent_layer<F>(&self, tensors: &str, format: F) -> Result<Linear<'_, F>> {
         let d_model = self.config.d_model;
         let weight = Weight::stack(
             ["Wf", "W"].map(|part| self.weight(&format!("{tensors}_{part}"), d_model, d_model)),
@@ -168,13 +179,16 @@ impl Bergamot {
         let mut bias = self.container.vector(&format!("{tensors}_bf"), d_model)?;
         // The input has none.
         bias.resize(2 * d_model, 0.0);
-        let both = Linear { weight, bias: Some(bias), format };
-        let both = graph.linear(&format!("{address}/forget_input"), x, both)?;
-        Ok(graph.halves(&format!("{address}/Split"), both))
+        Ok(Linear { weight, bias: Some(bias), format })
+    }
+
+    /// The embedding as a product.
+    pub(super) fn embedding_weight(&self) -> Weight<'_> {
+        self.weight(EMBEDDING, self.config.vocab_size, self.config.d_model)
     }
 
     /// Projections of one input, stacked in the order of `parts`.
-    fn projections(&self, tensors: &str, parts: &[&str], format: LinearFormat) -> Result<Linear<'_>> {
+    pub(super) fn projections<F>(&self, tensors: &str, parts: &[&str], format: F) -> Result<Linear<'_, F>> {
         let d_model = self.config.d_model;
         let mut weights = Vec::with_capacity(parts.len());
         let mut bias = Vec::with_capacity(parts.len() * d_model);
@@ -225,11 +239,11 @@ impl Bergamot {
         graph.add_layer_norm(&format!("{address}/norm"), x, out, Some(&bias), &norm)
     }
 
-    fn weight(&self, tensor: &str, rows: usize, columns: usize) -> Weight<'_> {
+    pub(super) fn weight(&self, tensor: &str, rows: usize, columns: usize) -> Weight<'_> {
         Weight::stored(&self.container, tensor, rows, columns)
     }
 
-    fn norm(&self, tensors: &str) -> Result<Norm> {
+    pub(super) fn norm(&self, tensors: &str) -> Result<Norm> {
         let d_model = self.config.d_model;
         Ok(Norm {
             scale: self.container.vector(&format!("{tensors}_ln_scale"), d_model)?,
@@ -265,13 +279,12 @@ impl Bergamot {
         let zeros = Matrix::quantized(1, d_model, vec![0; d_model], vec![0.0]);
         let table = Weight::stack([self.weight(EMBEDDING, vocab_size, d_model), zeros.into()]);
         let table = weights.embedding("embedding.weight", &table, format)?;
-        let positions = "embedding.positions";
-        weights.write(positions, &[MAX_POSITIONS, d_model], &positions::table(d_model))?;
+        weights.write(POSITIONS, &[MAX_POSITIONS, d_model], &positions::table(d_model))?;
         let spec = EmbeddingSpec {
             table: table.table.clone(),
             row_scale: table.row_scale.clone(),
             scale: (d_model as f32).sqrt(),
-            positions: Some(positions.to_owned()),
+            positions: Some(POSITIONS.to_owned()),
         };
         Ok((table, spec))
     }
@@ -316,7 +329,49 @@ impl Checkpoint for Bergamot {
         self.encoder(weights, &geometry, linear)?.write(&dir.join(ENCODER_FILE))?;
         self.decoder(weights, &geometry, &table, linear)?.write(&dir.join(DECODER_FILE))?;
         self.vocabulary.files.write(dir)?;
-        Ok(Description {
+        Ok(self.description(Device::Cpu, geometry, embedding))
+    }
+
+    fn write_cuda(
+        &self,
+        dir: &Path,
+        weights: &mut WeightsWriter,
+        precision: CudaPrecision,
+    ) -> Result<Description> {
+        if precision == CudaPrecision::Int4 {
+            return Err(ConvertError::NoSuchPrecision { family: FAMILY, precision: "int4" });
+        }
+        let geometry = self.geometry();
+        check_heads(&self.container.path().display().to_string(), geometry.head_dim)?;
+        let (table, embedding) = self.write_embedding(weights, EmbeddingFormat::F16)?;
+        let model = DeviceModel { model: self, precision, table: &table, positions: POSITIONS };
+        let candidates = if precision == CudaPrecision::Bf16 {
+            write_device_graphs::<bf16>(&model, dir, weights, &geometry)?
+        } else {
+            write_device_graphs::<f16>(&model, dir, weights, &geometry)?
+        };
+        self.vocabulary.files.write(dir)?;
+        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
+        Ok(self.description(device, geometry, embedding))
+    }
+}
+
+fn write_device_graphs<T: Float>(
+    model: &DeviceModel,
+    dir: &Path,
+    weights: &mut WeightsWriter,
+    geometry: &Geometry,
+) -> Result<usize> {
+    model.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
+    let (graph, candidates) = model.decoder::<T>(geometry, weights)?;
+    graph.write(&dir.join(DECODER_FILE))?;
+    Ok(candidates)
+}
+
+impl Bergamot {
+    fn description(&self, device: Device, geometry: Geometry, embedding: EmbeddingSpec) -> Description {
+        Description {
+            device,
             geometry,
             embeddings: Embeddings { encoder: Some(embedding.clone()), decoder: embedding },
             rotary: Vec::new(),
@@ -341,6 +396,6 @@ impl Checkpoint for Bergamot {
                 repetition_penalty: None,
             },
             trimmed: None,
-        })
+        }
     }
 }

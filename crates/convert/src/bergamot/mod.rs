@@ -3,6 +3,7 @@
 mod architecture;
 mod config;
 mod container;
+mod device;
 mod package;
 mod positions;
 mod vocabulary;

@@ -7,28 +7,34 @@
 
 mod config;
 mod decoder;
+mod device;
 mod folder;
 mod gguf_file;
 mod package;
+mod parts;
 mod rope;
 
 use std::{fs, path::Path};
 
+use half::{bf16, f16};
 use textgen_artifact::{
-    CHAT_TEMPLATE_FILE, ChatSpec, DECODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
-    TokenizerSpec,
+    CHAT_TEMPLATE_FILE, ChatSpec, CudaSpec, DECODER_FILE, Device, EmbeddingSpec, Embeddings, GenerationSpec,
+    Geometry, TokenizerSpec,
 };
 use tokenizers::Tokenizer;
 
 use crate::{
-    checkpoint::{Checkpoint, Description, Precision},
+    checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
     error::{ConvertError, Result},
+    graph::device::check_heads,
     huggingface::check_token_ids,
-    weights::{EmbeddingFormat, Weight, WeightsWriter},
+    weights::{EmbeddingFormat, StoredTable, Weight, WeightsWriter},
 };
 
 use config::Config;
+use device::DeviceLayers;
 pub use package::{Chat, Package};
+use parts::Parts;
 
 /// Token embeddings, and the head where it is tied to them.
 const EMBEDDING: &str = "model.embed_tokens";
@@ -148,38 +154,92 @@ impl Checkpoint for DecoderOnly {
 
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         // First what is quick and may be refused.
-        let (tokenizer, chat, ids) = self.write_text_side(dir)?;
-        let generation = self.generation(ids)?;
+        let text = self.write_text(dir)?;
         let geometry = self.geometry();
         let format = match precision {
             Precision::Fp32 => EmbeddingFormat::F32,
             Precision::Int8 | Precision::Int4 => EmbeddingFormat::F16,
         };
+        let table = self.write_embedding(weights, format)?;
+        let tied_head = self.tied_head.then_some(&table);
+        let layers = decoder::Layers { parts: self.parts(), precision, tied_head };
+        layers.graph(&geometry, weights)?.write(&dir.join(DECODER_FILE))?;
+        Ok(self.description(Device::Cpu, geometry, table, text))
+    }
+
+    fn write_cuda(
+        &self,
+        dir: &Path,
+        weights: &mut WeightsWriter,
+        precision: CudaPrecision,
+    ) -> Result<Description> {
+        check_heads(&self.package.path, self.config.head_dim)?;
+        let text = self.write_text(dir)?;
+        let geometry = self.geometry();
+        let table = self.write_embedding(weights, EmbeddingFormat::F16)?;
+        let layers =
+            DeviceLayers { parts: self.parts(), precision, table: &table, tied_head: self.tied_head };
+        let file = dir.join(DECODER_FILE);
+        let candidates = if precision == CudaPrecision::Bf16 {
+            let (graph, candidates) = layers.graph::<bf16>(&geometry, weights)?;
+            graph.write(&file)?;
+            candidates
+        } else {
+            let (graph, candidates) = layers.graph::<f16>(&geometry, weights)?;
+            graph.write(&file)?;
+            candidates
+        };
+        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
+        Ok(self.description(device, geometry, table, text))
+    }
+}
+
+/// What an artifact says of texts.
+struct TextSide {
+    tokenizer: TokenizerSpec,
+    chat: Option<ChatSpec>,
+    generation: GenerationSpec,
+}
+
+impl DecoderOnly {
+    fn parts(&self) -> Parts<'_> {
+        Parts { config: &self.config, tensors: self.package.tensors.as_ref() }
+    }
+
+    fn write_text(&self, dir: &Path) -> Result<TextSide> {
+        let (tokenizer, chat, ids) = self.write_text_side(dir)?;
+        Ok(TextSide { tokenizer, chat, generation: self.generation(ids)? })
+    }
+
+    fn write_embedding(&self, weights: &mut WeightsWriter, format: EmbeddingFormat) -> Result<StoredTable> {
         let Config { vocab_size, d_model, .. } = self.config;
         let tensors = self.package.tensors.as_ref();
         let table = Weight::stored(tensors, &format!("{EMBEDDING}.weight"), vocab_size, d_model);
-        let table = weights.embedding(EMBEDDING, &table, format)?;
-        let layers = decoder::Layers {
-            config: &self.config,
-            tensors,
-            precision,
-            tied_head: self.tied_head.then_some(&table),
-        };
-        layers.graph(&geometry, weights)?.write(&dir.join(DECODER_FILE))?;
+        weights.embedding(EMBEDDING, &table, format)
+    }
+
+    fn description(
+        &self,
+        device: Device,
+        geometry: Geometry,
+        table: StoredTable,
+        text: TextSide,
+    ) -> Description {
         let decoder = EmbeddingSpec {
             table: table.table,
             row_scale: table.row_scale,
             scale: self.config.embedding_scale,
             positions: None,
         };
-        Ok(Description {
+        Description {
+            device,
             geometry,
             embeddings: Embeddings { encoder: None, decoder },
             rotary: self.config.rotary.clone(),
-            tokenizer,
-            chat,
-            generation,
+            tokenizer: text.tokenizer,
+            chat: text.chat,
+            generation: text.generation,
             trimmed: None,
-        })
+        }
     }
 }

@@ -57,8 +57,9 @@ struct Placed {
 pub struct GraphBuilder<'w> {
     pub(super) weights: &'w mut WeightsWriter,
     part: Part,
-    /// Names of values by id.
-    values: Vec<String>,
+    device: bool,
+    /// Names and types of values by id.
+    values: Vec<(String, DataType)>,
     nodes: Vec<Placed>,
     node_names: HashSet<String>,
     inputs: Vec<ValueInfoProto>,
@@ -74,6 +75,7 @@ impl<'w> GraphBuilder<'w> {
         Self {
             weights,
             part,
+            device: false,
             values: Vec::new(),
             nodes: Vec::new(),
             node_names: HashSet::new(),
@@ -82,6 +84,11 @@ impl<'w> GraphBuilder<'w> {
             initializers: Vec::new(),
             initializer_ids: BTreeMap::new(),
         }
+    }
+
+    /// A graph of this part for a device.
+    pub fn for_device(part: Part, weights: &'w mut WeightsWriter) -> Self {
+        Self { device: true, ..Self::new(part, weights) }
     }
 
     /// Notes the format of one of this graph's matrix products.
@@ -98,7 +105,7 @@ impl<'w> GraphBuilder<'w> {
     /// Declares an output of the graph; the value takes its name.
     pub fn output<T: Element>(&mut self, value: Value<T>, name: &str, shape: &[Dim]) {
         self.outputs.push(value_info::<T>(name, shape));
-        name.clone_into(&mut self.values[value.id]);
+        name.clone_into(&mut self.values[value.id].0);
     }
 
     /// Adds a node under an address.
@@ -112,7 +119,7 @@ impl<'w> GraphBuilder<'w> {
     }
 
     /// Output `index` of a node; those never asked for are left out.
-    pub fn result<T>(&mut self, node: Added, index: usize) -> Value<T> {
+    pub fn result<T: Element>(&mut self, node: Added, index: usize) -> Value<T> {
         let placed = &mut self.nodes[node.0];
         if placed.outputs.len() <= index {
             placed.outputs.resize(index + 1, None);
@@ -127,7 +134,7 @@ impl<'w> GraphBuilder<'w> {
     }
 
     /// Adds a node of one output.
-    pub fn apply<T>(&mut self, address: &str, node: Node) -> Value<T> {
+    pub fn apply<T: Element>(&mut self, address: &str, node: Node) -> Value<T> {
         let added = self.add(address, node);
         self.result(added, 0)
     }
@@ -152,16 +159,53 @@ impl<'w> GraphBuilder<'w> {
         }
     }
 
+    /// A list of integers, once in the graph under any number of uses.
+    pub(super) fn constant(&mut self, name: &str, values: &[i64]) -> Value<i64> {
+        match self.initializer_ids.get(name) {
+            Some(&id) => Value::new(id),
+            None => self.inline(name, &[values.len()], values),
+        }
+    }
+
+    /// `0 .. end`
+    pub(super) fn range_to<T: Element + From<u8>>(&mut self, address: &str, end: Value<T>) -> Value<T> {
+        let kind = i32::from(T::DATA_TYPE);
+        let start = self.scalar(&format!("range.start.{kind}"), T::from(0));
+        let step = self.scalar(&format!("range.step.{kind}"), T::from(1));
+        self.apply(address, Node::onnx("Range").input(start).input(end).input(step))
+    }
+
+    /// A tensor already in `weights.bin`, or its first rows, which may be in the graph already: a device has a
+    /// memory of its own for each initializer.
+    pub(super) fn external_again<T: Stored>(&mut self, name: &str, shape: &[usize]) -> Value<T> {
+        let dims: Vec<i64> = shape.iter().map(|&dim| signed(dim)).collect();
+        let declared = self.initializers.iter().find(|tensor| tensor.name == name);
+        match (declared, self.initializer_ids.get(name)) {
+            (Some(tensor), Some(&id)) if tensor.dims == dims => Value::new(id),
+            (None, _) => self.external(name, shape),
+            _ => {
+                let view = self.view::<T>(name, shape);
+                let tensor = external_tensor(&view);
+                self.new_initializer(TensorProto { name: format!("{name}.rows"), ..tensor })
+            }
+        }
+    }
+
     /// A tensor already in `weights.bin`, or its first rows.
     ///
     /// # Panics
     /// When there is no such tensor, its elements are of another type, or the shape is larger.
     pub fn external<T: Stored>(&mut self, name: &str, shape: &[usize]) -> Value<T> {
+        let view = self.view::<T>(name, shape);
+        self.new_initializer(external_tensor(&view))
+    }
+
+    fn view<T: Stored>(&self, name: &str, shape: &[usize]) -> TensorSpec {
         let spec = self.weights.tensor(name).unwrap_or_else(|| panic!("`{name}` is not in the weights yet"));
         assert_eq!(spec.dtype, T::DTYPE, "element type of `{name}`");
         let view = TensorSpec { shape: shape.to_vec(), ..spec.clone() };
         assert!(view.bytes() <= spec.bytes(), "`{name}`: {shape:?} is larger than {:?}", spec.shape);
-        self.new_initializer(external_tensor(&view))
+        view
     }
 
     fn inline<T: Element>(&mut self, name: &str, shape: &[usize], values: &[T]) -> Value<T> {
@@ -171,7 +215,7 @@ impl<'w> GraphBuilder<'w> {
         self.new_initializer(TensorProto { raw_data: Some(raw), ..tensor_header(name, shape, T::DATA_TYPE) })
     }
 
-    fn new_initializer<T>(&mut self, tensor: TensorProto) -> Value<T> {
+    fn new_initializer<T: Element>(&mut self, tensor: TensorProto) -> Value<T> {
         let value = self.new_value(tensor.name.clone());
         let previous = self.initializer_ids.insert(tensor.name.clone(), value.id);
         assert!(previous.is_none(), "two initializers named `{}`", tensor.name);
@@ -179,15 +223,24 @@ impl<'w> GraphBuilder<'w> {
         value
     }
 
-    fn new_value<T>(&mut self, name: String) -> Value<T> {
-        self.values.push(name);
+    fn new_value<T: Element>(&mut self, name: String) -> Value<T> {
+        self.values.push((name, T::DATA_TYPE));
         Value::new(self.values.len() - 1)
     }
 
     /// The finished model.
     pub fn finish(self) -> ModelProto {
-        let names = self.values;
-        let name_of = |id: Option<usize>| id.map_or_else(String::new, |id| names[id].clone());
+        let values = self.values;
+        let name_of = |id: Option<usize>| id.map_or_else(String::new, |id| values[id].0.clone());
+        let made = self.nodes.iter().flat_map(|placed| placed.outputs.iter().flatten());
+        let outputs: HashSet<&str> = self.outputs.iter().map(|output| output.name.as_str()).collect();
+        let between = made.map(|&id| &values[id]).filter(|(name, _)| !outputs.contains(name.as_str()));
+        // So that whoever reads a graph of a device can tell which of its kernels a node takes.
+        let value_info = between.filter(|_| self.device).map(|(name, data_type)| {
+            let tensor = TensorTypeProto { elem_type: (*data_type).into(), shape: None };
+            ValueInfoProto { name: name.clone(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+        });
+        let value_info = value_info.collect();
         let node = self.nodes.into_iter().map(|placed| NodeProto {
             input: placed.node.inputs.into_iter().map(name_of).collect(),
             output: placed.outputs.into_iter().map(name_of).collect(),
@@ -196,13 +249,15 @@ impl<'w> GraphBuilder<'w> {
             attribute: placed.node.attributes,
             domain: placed.node.domain.to_owned(),
         });
-        ModelProto::of(GraphProto {
+        let graph = GraphProto {
             node: node.collect(),
             name: self.part.name().to_owned(),
             initializer: self.initializers,
             input: self.inputs,
             output: self.outputs,
-        })
+            value_info,
+        };
+        if self.device { ModelProto::for_device(graph) } else { ModelProto::of(graph) }
     }
 
     /// Writes the finished model to a file.
@@ -229,6 +284,7 @@ fn external_tensor(spec: &TensorSpec) -> TensorProto {
     let data_type = match spec.dtype {
         DType::F32 => f32::DATA_TYPE,
         DType::F16 => half::f16::DATA_TYPE,
+        DType::BF16 => half::bf16::DATA_TYPE,
         DType::I8 => i8::DATA_TYPE,
         DType::U8 => u8::DATA_TYPE,
         DType::I32 => i32::DATA_TYPE,

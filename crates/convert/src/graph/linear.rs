@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    weights::{StoredTable, Weight},
+    weights::{Float, StoredTable, Weight},
 };
 
 /// Root mean squares of a row beyond which [`LinearFormat::Int8Outlier`] multiplies in full precision. At 4, a
@@ -44,12 +44,12 @@ impl From<LinearFormat> for WeightFormat {
 }
 
 /// `y = x · weightᵀ + bias`
-pub struct Linear<'s> {
+pub struct Linear<'s, F = LinearFormat> {
     /// `[outputs, inputs]`. Layers of one input are best stacked into one ([`Weight::stack`]).
     pub weight: Weight<'s>,
     /// One for each output.
     pub bias: Option<Vec<f32>>,
-    pub format: LinearFormat,
+    pub format: F,
 }
 
 /// What becomes of the outputs.
@@ -221,15 +221,16 @@ impl GraphBuilder<'_> {
         })
     }
 
-    /// A matrix in full precision.
-    fn full(&mut self, name: &str, weight: &Weight) -> Result<Value<f32>> {
+    /// A matrix in floating point.
+    pub(super) fn full<T: Float>(&mut self, name: &str, weight: &Weight) -> Result<Value<T>> {
         let shape @ [rows, columns] = weight.shape();
-        if rows * columns * size_of::<f32>() <= INLINE_BYTES {
-            return self.initializer(name, &shape, &weight.to_f32()?);
+        let rounded = |values: Vec<f32>| -> Vec<T> { values.into_iter().map(T::of).collect() };
+        if rows * columns * size_of::<T>() <= INLINE_BYTES {
+            return self.initializer(name, &shape, &rounded(weight.to_f32()?));
         }
-        let mut tensor = self.weights.start::<f32>(name, &shape)?;
+        let mut tensor = self.weights.start::<T>(name, &shape)?;
         for stripe in weight.stripes() {
-            tensor.extend(&stripe?.into_f32())?;
+            tensor.extend(&rounded(stripe?.into_f32()))?;
         }
         tensor.finish();
         Ok(self.external(name, &shape))

@@ -13,6 +13,7 @@
 
 mod attention;
 mod builder;
+pub mod device;
 mod interface;
 mod linear;
 mod node;

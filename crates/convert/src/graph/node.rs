@@ -48,6 +48,12 @@ impl Node {
         self
     }
 
+    pub fn ints(mut self, name: &str, values: &[i64]) -> Self {
+        let ints = values.to_vec();
+        self.attributes.push(AttributeProto { ints, ..attribute(name, AttributeType::Ints) });
+        self
+    }
+
     pub fn float(mut self, name: &str, value: f32) -> Self {
         self.attributes.push(AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) });
         self

@@ -9,6 +9,8 @@ use prost::Message;
 pub const IR_VERSION: i64 = 10;
 /// Version of the operators of the empty domain.
 pub const OPSET_VERSION: i64 = 21;
+/// The same for the graphs of a device: those on the CPU stay with the version they are tested with.
+pub const DEVICE_OPSET_VERSION: i64 = 24;
 /// Domain of ONNX Runtime's own operators, and its only version.
 pub const MICROSOFT_DOMAIN: &str = "com.microsoft";
 pub const MICROSOFT_VERSION: i64 = 1;
@@ -47,6 +49,9 @@ pub struct GraphProto {
     pub input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
+    /// Types of the values between the nodes; a reader needs none.
+    #[prost(message, repeated, tag = "13")]
+    pub value_info: Vec<ValueInfoProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -75,6 +80,8 @@ pub struct AttributeProto {
     pub i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
     pub s: Option<Vec<u8>>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub ints: Vec<i64>,
     #[prost(enumeration = "AttributeType", tag = "20")]
     pub r#type: i32,
 }
@@ -86,6 +93,7 @@ pub enum AttributeType {
     Float = 1,
     Int = 2,
     String = 3,
+    Ints = 7,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -115,7 +123,9 @@ pub enum DataType {
     Int8 = 3,
     Int32 = 6,
     Int64 = 7,
+    Bool = 9,
     Float16 = 10,
+    Bfloat16 = 16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -176,21 +186,34 @@ pub enum DimensionValue {
 }
 
 impl ModelProto {
-    /// A model of one graph, with the operator sets that the builder knows.
+    /// A model of one graph, with the operator sets of graphs on the CPU.
     pub fn of(graph: GraphProto) -> Self {
-        let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
+        let ours = opset(textgen_artifact::ops::DOMAIN, textgen_artifact::ops::DOMAIN_VERSION);
+        Self::with_opsets(
+            graph,
+            vec![opset("", OPSET_VERSION), opset(MICROSOFT_DOMAIN, MICROSOFT_VERSION), ours],
+        )
+    }
+
+    /// The same with the operator sets of graphs on a device.
+    pub fn for_device(graph: GraphProto) -> Self {
+        let opsets = vec![opset("", DEVICE_OPSET_VERSION), opset(MICROSOFT_DOMAIN, MICROSOFT_VERSION)];
+        Self::with_opsets(graph, opsets)
+    }
+
+    fn with_opsets(graph: GraphProto, opset_import: Vec<OperatorSetIdProto>) -> Self {
         Self {
             ir_version: IR_VERSION,
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(graph),
-            opset_import: vec![
-                opset("", OPSET_VERSION),
-                opset(MICROSOFT_DOMAIN, MICROSOFT_VERSION),
-                opset(textgen_artifact::ops::DOMAIN, textgen_artifact::ops::DOMAIN_VERSION),
-            ],
+            opset_import,
         }
     }
+}
+
+fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
+    OperatorSetIdProto { domain: domain.to_owned(), version }
 }
 
 #[cfg(test)]

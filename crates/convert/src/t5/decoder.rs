@@ -14,7 +14,7 @@ use super::{
 use crate::{
     checkpoint::Precision,
     error::Result,
-    graph::{CrossInputs, DecoderInputs, GraphBuilder, Linear, SelfCaches, Sight, Value},
+    graph::{CrossInputs, DecoderInputs, GraphBuilder, SelfCaches, Sight, Value},
     weights::{StoredTable, WeightsWriter},
 };
 
@@ -32,7 +32,7 @@ pub fn graph<'w>(
     let cross = CrossInputs::declare(graph_ref, geometry, inputs.row_offsets);
     let caches = SelfCaches::declare(graph_ref, geometry, inputs.row_offsets);
     let biases = layers.position_biases(graph_ref, STACK)?;
-    let heads = layers.heads();
+    let heads = layers.parts.heads();
 
     let mut present = Vec::with_capacity(geometry.decoder_layers);
     let mut stream = layers.begin(graph_ref, STACK, inputs.x)?;
@@ -73,20 +73,14 @@ fn head(
     embedding: &StoredTable,
 ) -> Result<Value<f32>> {
     const ADDRESS: &str = "/lm_head";
-    let shape @ [outputs, inputs] = [layers.config.vocab_size, layers.config.d_model];
-    let hidden = if layers.config.scaled_output {
-        graph.scale("/decoder/scale", hidden, (inputs as f32).sqrt().recip())
-    } else {
-        hidden
+    let hidden = match layers.parts.output_scale() {
+        Some(scale) => graph.scale("/decoder/scale", hidden, scale),
+        None => hidden,
     };
-    let tensor = match &layers.layout.head {
-        // In 8 bits the head has a matrix of its own: it wants another layout than the lookup table.
-        None if layers.precision == Precision::Fp32 => {
-            return graph.tied_linear(ADDRESS, hidden, embedding, shape, None);
-        }
-        None => &layers.layout.decoder_embedding,
-        Some(head) => head,
-    };
-    let weight = layers.weight(tensor.trim_end_matches(".weight"), outputs, inputs);
-    graph.linear(ADDRESS, hidden, Linear { weight, bias: None, format: layers.format() })
+    let head = layers.parts.head(layers.format());
+    // In 8 bits the head has a matrix of its own: it wants another layout than the lookup table.
+    if layers.parts.layout.head.is_none() && layers.precision == Precision::Fp32 {
+        return graph.tied_linear(ADDRESS, hidden, embedding, head.weight.shape(), None);
+    }
+    graph.linear(ADDRESS, hidden, head)
 }

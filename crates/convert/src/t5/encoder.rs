@@ -36,7 +36,8 @@ pub fn graph<'w>(
         let attention = STACK.self_attention(layer);
         let at = format!("{address}/self_attn");
         let qkv = layers.self_attention_input(graph_ref, STACK, layer, stream.normed)?;
-        let mixed = graph_ref.ragged_attention(&at, qkv, inputs.row_offsets, Some(bias), layers.heads());
+        let mixed =
+            graph_ref.ragged_attention(&at, qkv, inputs.row_offsets, Some(bias), layers.parts.heads());
         let branch = layers.attention_output(graph_ref, &format!("{at}/o"), mixed, &attention)?;
         let norm = STACK.feed_forward_norm(layer);
         stream = layers.join(graph_ref, &format!("{address}/mlp_norm"), stream, branch, &norm)?;

@@ -1,22 +1,15 @@
 //! What both stacks are made of.
 
-use super::{
-    bias,
-    config::Config,
-    tensors::{Layout, Stack},
-};
+use super::{config::Config, parts::Parts, tensors::Stack};
 use crate::{
     checkpoint::Precision,
     error::Result,
-    graph::{GraphBuilder, Heads, Linear, LinearFormat, Norm, Value},
-    weights::{TensorSource, Weight},
+    graph::{GraphBuilder, LinearFormat, Value},
 };
 
 /// Reads the weights of a block and adds its nodes to a graph.
 pub struct Layers<'a> {
-    pub config: &'a Config,
-    pub layout: &'a Layout,
-    tensors: &'a dyn TensorSource,
+    pub parts: Parts<'a>,
     pub precision: Precision,
 }
 
@@ -29,30 +22,7 @@ pub struct Stream {
     pub normed: Value<f32>,
 }
 
-impl<'a> Layers<'a> {
-    pub fn new(
-        config: &'a Config,
-        layout: &'a Layout,
-        tensors: &'a dyn TensorSource,
-        precision: Precision,
-    ) -> Self {
-        Self { config, layout, tensors, precision }
-    }
-
-    /// Every attention here is without a scale and has a key head for each query head.
-    pub fn heads(&self) -> Heads {
-        Heads { query: self.config.heads, kv: self.config.heads, scale: 1.0 }
-    }
-
-    pub fn weight(&self, name: &str, outputs: usize, inputs: usize) -> Weight<'a> {
-        Weight::stored(self.tensors, &format!("{name}.weight"), outputs, inputs)
-    }
-
-    fn norm(&self, tensor: &str) -> Result<Norm> {
-        let scale = self.tensors.vector(tensor, self.config.d_model)?;
-        Ok(Norm { scale, bias: None, epsilon: self.config.epsilon })
-    }
-
+impl Layers<'_> {
     /// Format of a product whose inputs are well behaved.
     pub fn format(&self) -> LinearFormat {
         match self.precision {
@@ -72,7 +42,7 @@ impl<'a> Layers<'a> {
     /// The embedded tokens, normalized for a stack's first layer.
     pub fn begin(&self, graph: &mut GraphBuilder, stack: Stack, x: Value<f32>) -> Result<Stream> {
         let address = format!("/{}/layers.0/self_attn_norm", stack.name());
-        let normed = graph.rms_norm(&address, x, &self.norm(&stack.self_attention_norm(0))?)?;
+        let normed = graph.rms_norm(&address, x, &self.parts.norm(&stack.self_attention_norm(0))?)?;
         Ok(Stream { residual: x, normed })
     }
 
@@ -99,12 +69,7 @@ impl<'a> Layers<'a> {
         let part = stack.name();
         let mlp = format!("/{part}/layers.{layer}/mlp");
         let branch = self.feed_forward(graph, &mlp, stream.normed, &stack.feed_forward(layer))?;
-        let next = layer + 1;
-        let (address, norm) = if next == stack.layers(self.config) {
-            (format!("/{part}/final_norm"), stack.final_norm())
-        } else {
-            (format!("/{part}/layers.{next}/self_attn_norm"), stack.self_attention_norm(next))
-        };
+        let (address, norm) = self.parts.next_norm(stack, layer);
         self.join(graph, &address, stream, branch, &norm)
     }
 
@@ -117,7 +82,8 @@ impl<'a> Layers<'a> {
         branch: Value<f32>,
         norm: &str,
     ) -> Result<Stream> {
-        let (normed, residual) = graph.add_rms_norm(address, stream.residual, branch, &self.norm(norm)?)?;
+        let (normed, residual) =
+            graph.add_rms_norm(address, stream.residual, branch, &self.parts.norm(norm)?)?;
         Ok(Stream { residual, normed })
     }
 
@@ -130,10 +96,7 @@ impl<'a> Layers<'a> {
         attention: &str,
         parts: &[&str],
     ) -> Result<Value<f32>> {
-        let Config { inner, d_model, .. } = *self.config;
-        let parts = parts.iter().map(|part| self.weight(&format!("{attention}.{part}"), inner, d_model));
-        let weight = Weight::stack(parts);
-        graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
+        graph.linear(address, x, self.parts.projection(attention, parts, self.format()))
     }
 
     pub fn attention_output(
@@ -143,22 +106,17 @@ impl<'a> Layers<'a> {
         x: Value<f32>,
         attention: &str,
     ) -> Result<Value<f32>> {
-        let weight = self.weight(&format!("{attention}.o"), self.config.d_model, self.config.inner);
-        graph.linear(address, x, Linear { weight, bias: None, format: self.format() })
+        graph.linear(address, x, self.parts.attention_output(attention, self.format()))
     }
 
     /// The bias of each layer's self-attention; one value for all where they share it.
     pub fn position_biases(&self, graph: &mut GraphBuilder, stack: Stack) -> Result<Vec<Value<f32>>> {
-        let Config { heads, buckets, .. } = *self.config;
-        let layers = stack.layers(self.config);
-        let tables = if self.layout.has_own_tables(stack) { layers } else { 1 };
+        let layers = stack.layers(self.parts.config);
+        let tables = self.parts.bias_tables(stack);
         let mut biases = Vec::with_capacity(layers);
+        let heads = self.parts.config.heads;
         for layer in 0..tables {
-            let table = self.tensors.matrix(&stack.bias_table(layer), buckets.count, heads)?.into_f32();
-            let values = match stack {
-                Stack::Encoder => bias::both_directions(&table, heads, buckets),
-                Stack::Decoder => bias::backwards(&table, heads, buckets),
-            };
+            let values = self.parts.bias_values(stack, layer)?;
             let name = format!("{}.layers.{layer}.self_attn.position_bias", stack.name());
             biases.push(graph.initializer(&name, &[heads, values.len() / heads], &values)?);
         }
@@ -174,17 +132,15 @@ impl<'a> Layers<'a> {
         x: Value<f32>,
         prefix: &str,
     ) -> Result<Value<f32>> {
-        let Config { d_model, d_ff, gated, activation, .. } = *self.config;
-        let input = |name: &str| self.weight(&format!("{prefix}.{name}"), d_ff, d_model);
-        let (at, format) = (format!("{address}/wi"), self.format());
+        let Config { gated, activation, .. } = *self.parts.config;
+        let at = format!("{address}/wi");
+        let input = self.parts.feed_forward_input(prefix, self.format());
         let hidden = if gated {
-            let weight = Weight::stack([input("wi_0"), input("wi_1")]);
-            graph.gated_linear(&at, x, Linear { weight, bias: None, format }, activation)?
+            graph.gated_linear(&at, x, input, activation)?
         } else {
-            graph.activated_linear(&at, x, Linear { weight: input("wi"), bias: None, format }, activation)?
+            graph.activated_linear(&at, x, input, activation)?
         };
-        let weight = self.weight(&format!("{prefix}.wo"), d_model, d_ff);
-        let wo = Linear { weight, bias: None, format: self.outlier_format() };
+        let wo = self.parts.feed_forward_output(prefix, self.outlier_format());
         graph.linear(&format!("{address}/wo"), hidden, wo)
     }
 }

@@ -12,28 +12,35 @@
 mod bias;
 mod config;
 mod decoder;
+mod device;
 mod encoder;
 mod layers;
+mod parts;
 mod tensors;
 
 use std::path::Path;
 
+use half::{bf16, f16};
 use textgen_artifact::{
-    DECODER_FILE, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TrimSpec,
+    CudaSpec, DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
+    TrimSpec,
 };
 
 use crate::{
-    checkpoint::{Checkpoint, Description, Precision},
+    checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
     error::{ConvertError, Result},
+    graph::device::check_heads,
     huggingface::{
         CONFIG_FILE, CheckpointTokenizer, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors,
     },
     vocabulary::Keep,
-    weights::{EmbeddingFormat, SelectedRows, StoredTable, TensorSource, Weight, WeightsWriter},
+    weights::{EmbeddingFormat, Float, SelectedRows, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 use config::Config;
+use device::DeviceLayers;
 use layers::Layers;
+use parts::Parts;
 use tensors::Layout;
 
 /// Token that ends a sequence and that which starts one, where no configuration names them.
@@ -79,19 +86,66 @@ impl T5 {
         }
     }
 
+    fn parts(&self) -> Parts<'_> {
+        Parts { config: &self.config, layout: &self.layout, tensors: self.tensors.as_ref() }
+    }
+
     fn write_embedding(
         &self,
         weights: &mut WeightsWriter,
         tensor: &str,
-        precision: Precision,
+        format: EmbeddingFormat,
     ) -> Result<StoredTable> {
         let table =
             Weight::stored(self.tensors.as_ref(), tensor, self.config.vocab_size, self.config.d_model);
-        let format = match precision {
-            Precision::Fp32 => EmbeddingFormat::F32,
-            Precision::Int8 | Precision::Int4 => EmbeddingFormat::F16,
-        };
         weights.embedding(tensor.trim_end_matches(".weight"), &table, format)
+    }
+
+    /// The tables of encoder and decoder, which may be one.
+    fn write_embeddings(
+        &self,
+        weights: &mut WeightsWriter,
+        format: EmbeddingFormat,
+    ) -> Result<[StoredTable; 2]> {
+        let encoder = self.write_embedding(weights, &self.layout.encoder_embedding, format)?;
+        let decoder = if self.layout.decoder_embedding == self.layout.encoder_embedding {
+            encoder.clone()
+        } else {
+            self.write_embedding(weights, &self.layout.decoder_embedding, format)?
+        };
+        Ok([encoder, decoder])
+    }
+
+    fn description(&self, device: Device, geometry: Geometry, tables: [StoredTable; 2]) -> Description {
+        let [encoder, decoder] = tables.map(|table| EmbeddingSpec {
+            table: table.table,
+            row_scale: table.row_scale,
+            scale: 1.0,
+            positions: None,
+        });
+        Description {
+            device,
+            geometry,
+            embeddings: Embeddings { encoder: Some(encoder), decoder },
+            rotary: Vec::new(),
+            tokenizer: self.tokenizer.spec.clone(),
+            chat: None,
+            generation: self.generation.clone(),
+            trimmed: self.trimmed.clone(),
+        }
+    }
+
+    fn write_graphs<T: Float>(
+        &self,
+        dir: &Path,
+        weights: &mut WeightsWriter,
+        geometry: &Geometry,
+        layers: &DeviceLayers,
+    ) -> Result<usize> {
+        layers.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
+        let (graph, candidates) = layers.decoder::<T>(geometry, weights)?;
+        graph.write(&dir.join(DECODER_FILE))?;
+        Ok(candidates)
     }
 }
 
@@ -119,32 +173,40 @@ impl Checkpoint for T5 {
         }
         self.tokenizer.files.write(dir)?;
 
-        let encoder_table = self.write_embedding(weights, &self.layout.encoder_embedding, precision)?;
-        let decoder_table = if self.layout.decoder_embedding == self.layout.encoder_embedding {
-            encoder_table.clone()
-        } else {
-            self.write_embedding(weights, &self.layout.decoder_embedding, precision)?
+        let format = match precision {
+            Precision::Fp32 => EmbeddingFormat::F32,
+            Precision::Int8 | Precision::Int4 => EmbeddingFormat::F16,
         };
+        let tables = self.write_embeddings(weights, format)?;
         let geometry = self.geometry();
-        let layers = Layers::new(&self.config, &self.layout, self.tensors.as_ref(), precision);
+        let layers = Layers { parts: self.parts(), precision };
         encoder::graph(&layers, &geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
-        decoder::graph(&layers, &geometry, &decoder_table, weights)?.write(&dir.join(DECODER_FILE))?;
+        decoder::graph(&layers, &geometry, &tables[1], weights)?.write(&dir.join(DECODER_FILE))?;
+        Ok(self.description(Device::Cpu, geometry, tables))
+    }
 
-        let spec = |table: StoredTable| EmbeddingSpec {
-            table: table.table,
-            row_scale: table.row_scale,
-            scale: 1.0,
-            positions: None,
+    fn write_cuda(
+        &self,
+        dir: &Path,
+        weights: &mut WeightsWriter,
+        precision: CudaPrecision,
+    ) -> Result<Description> {
+        if precision == CudaPrecision::Int4 {
+            return Err(ConvertError::NoSuchPrecision { family: self.family(), precision: "int4" });
+        }
+        check_heads(&self.tensors.path().display().to_string(), self.config.head_dim)?;
+        self.tokenizer.files.write(dir)?;
+        let tables = self.write_embeddings(weights, EmbeddingFormat::F16)?;
+        let geometry = self.geometry();
+        let [encoder_table, decoder_table] = tables.each_ref();
+        let layers = DeviceLayers { parts: self.parts(), precision, encoder_table, decoder_table };
+        let candidates = if precision == CudaPrecision::Bf16 {
+            self.write_graphs::<bf16>(dir, weights, &geometry, &layers)?
+        } else {
+            self.write_graphs::<f16>(dir, weights, &geometry, &layers)?
         };
-        Ok(Description {
-            geometry,
-            embeddings: Embeddings { encoder: Some(spec(encoder_table)), decoder: spec(decoder_table) },
-            rotary: Vec::new(),
-            tokenizer: self.tokenizer.spec.clone(),
-            chat: None,
-            generation: self.generation.clone(),
-            trimmed: self.trimmed.clone(),
-        })
+        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
+        Ok(self.description(device, geometry, tables))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Element types of tensors.
 
-use half::f16;
+use half::{bf16, f16};
 use textgen_artifact::DType;
 
 use crate::onnx::DataType;
@@ -34,8 +34,39 @@ macro_rules! element {
 element! {
     f32 => Float, F32;
     f16 => Float16, F16;
+    bf16 => Bfloat16, BF16;
     i8 => Int8, I8;
     u8 => Uint8, U8;
     i32 => Int32, I32;
     i64 => Int64;
+}
+
+impl Element for bool {
+    const DATA_TYPE: DataType = DataType::Bool;
+    fn put(self, bytes: &mut Vec<u8>) {
+        bytes.push(self.into());
+    }
+}
+
+/// A floating-point type that weights can be rounded to.
+pub trait Float: Stored {
+    fn of(value: f32) -> Self;
+}
+
+impl Float for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Float for f16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+impl Float for bf16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
 }

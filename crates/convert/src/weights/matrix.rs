@@ -127,6 +127,13 @@ impl Matrix {
         (values, row_scales)
     }
 
+    /// 8-bit values and the scale of each block of `block` columns: `w = (value − 128) · scale`.
+    pub fn into_int8_blocks(self, block: usize) -> (Vec<u8>, Vec<f32>) {
+        let blocks = self.columns / block;
+        let (values, scales) = Self::new(self.rows * blocks, block, self.into_f32()).into_int8();
+        (values.into_iter().map(|value| value.cast_unsigned() ^ 128).collect(), scales)
+    }
+
     /// 4-bit values, two a byte, the first in the low half, and the scale of each block of `block` columns:
     /// `w = (value − 8) · scale`. The value of largest magnitude in a block becomes 0, which is −8.
     pub fn into_int4(self, block: usize) -> (Vec<u8>, Vec<f32>) {
@@ -163,6 +170,13 @@ mod tests {
         for (i, (a, b)) in values.iter().zip(&restored).enumerate() {
             assert!((a - b).abs() <= scales[i / 3] * 0.5001, "{i}: {a} became {b}");
         }
+    }
+
+    #[test]
+    fn int8_blocks_have_a_scale_each_and_are_centred_at_128() {
+        let (values, scales) = Matrix::new(1, 4, vec![1.0, -0.5, 0.0, 8.0]).into_int8_blocks(2);
+        assert_eq!(values, [255, 64, 128, 255]);
+        assert_eq!(scales, [1.0 / 127.0, 8.0 / 127.0]);
     }
 
     #[test]

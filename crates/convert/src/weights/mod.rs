@@ -8,7 +8,7 @@ mod source;
 mod weight;
 mod writer;
 
-pub use element::{Element, Stored};
+pub use element::{Element, Float, Stored};
 pub use embedding::{EmbeddingFormat, StoredTable};
 pub use matrix::{Matrix, Values};
 pub use selection::{RowSelection, SelectedRows};

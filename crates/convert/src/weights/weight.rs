@@ -92,6 +92,18 @@ impl<'s> Weight<'s> {
         Ok((values, row_scales))
     }
 
+    /// All values in 8 bits, and the scale of each block ([`Matrix::into_int8_blocks`]).
+    pub fn to_int8_blocks(&self, block: usize) -> Result<(Vec<u8>, Vec<f32>)> {
+        let mut values = Vec::with_capacity(self.rows() * self.columns());
+        let mut scales = Vec::with_capacity(self.rows() * self.columns() / block);
+        for stripe in self.stripes() {
+            let (stripe, of_stripe) = stripe?.into_int8_blocks(block);
+            values.extend(stripe);
+            scales.extend(of_stripe);
+        }
+        Ok((values, scales))
+    }
+
     /// All values in 4 bits, and the scale of each block ([`Matrix::into_int4`]).
     pub fn to_int4(&self, block: usize) -> Result<(Vec<u8>, Vec<f32>)> {
         let mut values = Vec::with_capacity(self.rows() * self.columns() / 2);

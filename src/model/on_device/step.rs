@@ -1,0 +1,305 @@
+//! What of a batch goes into which run.
+//!
+//! The graphs want row `i` in slot `i`. So the sequences that feed one token are one run over the first slots, as far as
+//! the last of them; a slot in between that is not of this step is a hole. A sequence that feeds several tokens, a prompt
+//! or a draft, has a run of its own over its slot; with recurrent states, which take one token at a time, as many runs.
+
+use std::ops::Range;
+
+use crate::engine::DecodeBatch;
+
+/// What the slots hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotLengths {
+    /// Tokens in each slot's self cache. Behind them nothing is of value.
+    pub tokens: Vec<usize>,
+    /// Source tokens in each slot's cross cache; none without an encoder.
+    pub sources: Vec<usize>,
+}
+
+/// One run of the decoder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DecoderRun {
+    /// The first slot, and how many from there on.
+    pub first: usize,
+    pub rows: usize,
+    /// Tokens a row.
+    pub tokens: usize,
+    /// `[rows, tokens]`.
+    pub input_ids: Vec<i64>,
+    pub position_ids: Vec<i64>,
+    /// `[rows]`.
+    pub seqlens_k: Vec<i32>,
+    pub cross_lengths: Vec<i64>,
+    pub total_sequence_length: i32,
+    /// Tokens whose logits are computed, at least one.
+    pub logit_rows: Vec<i64>,
+    /// For each logit row of the batch that this run computes: which that is, and which of `logit_rows`.
+    pub outputs: Vec<(usize, usize)>,
+    /// Number of its recording; none when it is not recorded.
+    pub recording: Option<u32>,
+    /// It goes on from the recurrent states that the run before it has made.
+    pub chained: bool,
+}
+
+impl DecoderRun {
+    /// Rows of logits that somebody wants, with those between them.
+    pub fn kept_rows(&self) -> usize {
+        if self.outputs.is_empty() { 0 } else { self.logit_rows.len() }
+    }
+}
+
+/// How runs are recorded, for devices that replay them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recordings {
+    /// Positions of a slot: what a replayed run reads of the caches is fixed.
+    pub positions: usize,
+}
+
+/// Sequences whose tokens are fed one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokensARun {
+    One,
+    Any,
+}
+
+/// Plans the runs of `batch` into `runs`, the one of several sequences first. `lengths` is what the slots hold before.
+pub fn plan_runs(
+    batch: &DecodeBatch,
+    lengths: &SlotLengths,
+    recordings: Option<Recordings>,
+    tokens: TokensARun,
+    runs: &mut Vec<DecoderRun>,
+) {
+    runs.clear();
+    let is_single = |row: usize| batch.row(row).len() == 1;
+    let singles = (0..batch.rows()).filter(|&row| is_single(row));
+    match (singles.clone().count(), recordings) {
+        (0, _) => {}
+        (1, None) => runs.extend(singles.map(|row| sequence_run(batch, row, 0..1))),
+        _ => runs.push(prefix_run(batch, singles, lengths, recordings)),
+    }
+    for row in (0..batch.rows()).filter(|&row| !is_single(row)) {
+        let all = batch.row(row).len();
+        match tokens {
+            TokensARun::Any => runs.push(sequence_run(batch, row, 0..all)),
+            TokensARun::One => {
+                runs.extend((0..all).map(|token| sequence_run(batch, row, token..token + 1)));
+            }
+        }
+    }
+}
+
+/// All sequences that feed one token.
+fn prefix_run(
+    batch: &DecodeBatch,
+    singles: impl Iterator<Item = usize> + Clone,
+    lengths: &SlotLengths,
+    recordings: Option<Recordings>,
+) -> DecoderRun {
+    let slots = lengths.tokens.len();
+    let used = singles.clone().map(|row| batch.slots[row] as usize + 1).max().unwrap_or(1);
+    // Few sizes, so that few are recorded.
+    let rows = if recordings.is_some() { used.next_power_of_two().min(slots) } else { used };
+    let mut run = DecoderRun {
+        first: 0,
+        rows,
+        tokens: 1,
+        input_ids: vec![0; rows],
+        position_ids: vec![0; rows],
+        seqlens_k: lengths.tokens[..rows].iter().map(|&tokens| tokens as i32).collect(),
+        cross_lengths: lengths.sources.iter().take(rows).map(|&tokens| tokens.max(1) as i64).collect(),
+        ..DecoderRun::default()
+    };
+    for row in singles.clone() {
+        let slot = batch.slots[row] as usize;
+        run.input_ids[slot] = i64::from(batch.row(row)[0]);
+        run.position_ids[slot] = i64::from(batch.positions[row]);
+        run.seqlens_k[slot] = batch.positions[row];
+        if let Some(&length) = batch.cross_lengths.get(row) {
+            run.cross_lengths[slot] = i64::from(length);
+        }
+    }
+    match recordings {
+        Some(Recordings { positions }) => {
+            // What is replayed computes all of them, whoever asks.
+            run.logit_rows = (0..rows as i64).collect();
+            run.total_sequence_length = positions as i32;
+            run.recording = Some(rows as u32);
+        }
+        None => run.total_sequence_length = run.seqlens_k.iter().max().map_or(1, |&last| last + 1),
+    }
+    for row in singles {
+        let slot = batch.slots[row] as usize;
+        for output in outputs_of(batch, batch.row_offsets[row]..batch.row_offsets[row + 1]) {
+            let place = if recordings.is_some() { slot } else { run.logit_rows.len() };
+            if recordings.is_none() {
+                run.logit_rows.push(slot as i64);
+            }
+            run.outputs.push((output, place));
+        }
+    }
+    at_least_one(&mut run);
+    run
+}
+
+/// A part of the tokens of one sequence, over the view of its slot.
+fn sequence_run(batch: &DecodeBatch, row: usize, part: Range<usize>) -> DecoderRun {
+    let tokens = &batch.row(row)[part.clone()];
+    let position = batch.positions[row] + part.start as i32;
+    let last = position + tokens.len() as i32 - 1;
+    let begin = batch.row_offsets[row] + part.start as i32;
+    let mut run = DecoderRun {
+        first: batch.slots[row] as usize,
+        rows: 1,
+        tokens: tokens.len(),
+        input_ids: tokens.iter().map(|&token| i64::from(token)).collect(),
+        position_ids: (i64::from(position)..=i64::from(last)).collect(),
+        seqlens_k: vec![last],
+        cross_lengths: batch.cross_lengths.get(row).map(|&length| i64::from(length)).into_iter().collect(),
+        total_sequence_length: last + 1,
+        chained: part.start > 0,
+        ..DecoderRun::default()
+    };
+    for output in outputs_of(batch, begin..begin + tokens.len() as i32) {
+        run.outputs.push((output, run.logit_rows.len()));
+        run.logit_rows.push(batch.logit_rows[output] - i64::from(begin));
+    }
+    at_least_one(&mut run);
+    run
+}
+
+/// No operator need stand a tensor without rows: a run of which no logits are wanted computes some.
+fn at_least_one(run: &mut DecoderRun) {
+    if run.logit_rows.is_empty() {
+        run.logit_rows.push((run.rows * run.tokens) as i64 - 1);
+    }
+}
+
+/// Indices of the logit rows of some tokens of the batch.
+fn outputs_of(batch: &DecodeBatch, tokens: Range<i32>) -> Range<usize> {
+    let place = |token: i32| batch.logit_rows.partition_point(|&wanted| wanted < i64::from(token));
+    place(tokens.start)..place(tokens.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::CrossView;
+
+    fn lengths(tokens: &[usize], sources: &[usize]) -> SlotLengths {
+        SlotLengths { tokens: tokens.to_vec(), sources: sources.to_vec() }
+    }
+
+    fn planned(
+        batch: &DecodeBatch,
+        lengths: &SlotLengths,
+        recordings: Option<Recordings>,
+    ) -> Vec<DecoderRun> {
+        let mut runs = vec![DecoderRun::default()];
+        plan_runs(batch, lengths, recordings, TokensARun::Any, &mut runs);
+        runs
+    }
+
+    #[test]
+    fn sequences_of_one_token_are_one_run_and_a_slot_between_them_is_a_hole() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[70], 3, 9, Some(CrossView { slot: 0, tokens: 6 }));
+        batch.want_logits();
+        batch.push(&[71], 0, 2, Some(CrossView { slot: 1, tokens: 4 }));
+        batch.want_logits();
+        let runs = planned(&batch, &lengths(&[5, 7, 0, 9, 8], &[4, 3, 0, 6, 2]), None);
+        let expected = DecoderRun {
+            first: 0,
+            rows: 4,
+            tokens: 1,
+            input_ids: vec![71, 0, 0, 70],
+            position_ids: vec![2, 0, 0, 9],
+            // Slot 0 went back to 2 tokens; the holes keep what they hold.
+            seqlens_k: vec![2, 7, 0, 9],
+            cross_lengths: vec![4, 3, 1, 6],
+            total_sequence_length: 10,
+            logit_rows: vec![3, 0],
+            outputs: vec![(0, 0), (1, 1)],
+            recording: None,
+            chained: false,
+        };
+        assert_eq!(runs, [expected]);
+    }
+
+    #[test]
+    fn prompts_and_drafts_have_runs_of_their_own_after_it() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[10, 11, 12], 1, 4, None);
+        batch.push(&[20], 2, 0, None);
+        batch.want_logits();
+        batch.push(&[30], 0, 6, None);
+        batch.want_logits();
+        batch.push_draft(&[31, 32]);
+        batch.push(&[40], 3, 1, None);
+        batch.want_logits();
+        let runs = planned(&batch, &lengths(&[6, 4, 0, 1], &[]), None);
+        assert_eq!(runs.len(), 3);
+        assert_eq!((runs[0].rows, &runs[0].input_ids[..]), (4, &[0, 0, 20, 40][..]));
+        assert_eq!((&runs[0].logit_rows[..], &runs[0].outputs[..]), (&[2, 3][..], &[(0, 0), (4, 1)][..]));
+        assert!(runs[0].cross_lengths.is_empty());
+        let prompt = DecoderRun {
+            first: 1,
+            rows: 1,
+            tokens: 3,
+            input_ids: vec![10, 11, 12],
+            position_ids: vec![4, 5, 6],
+            seqlens_k: vec![6],
+            total_sequence_length: 7,
+            logit_rows: vec![2],
+            ..DecoderRun::default()
+        };
+        assert_eq!(runs[1], prompt);
+        assert_eq!((runs[2].first, &runs[2].position_ids[..]), (0, &[6, 7, 8][..]));
+        assert_eq!(
+            (&runs[2].logit_rows[..], &runs[2].outputs[..]),
+            (&[0, 1, 2][..], &[(1, 0), (2, 1), (3, 2)][..])
+        );
+    }
+
+    #[test]
+    fn recurrent_states_take_a_prompt_token_by_token() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[10, 11, 12], 1, 4, None);
+        batch.want_logits();
+        let mut runs = Vec::new();
+        plan_runs(&batch, &lengths(&[0, 4], &[]), None, TokensARun::One, &mut runs);
+        let got: Vec<_> = runs
+            .iter()
+            .map(|run| (run.input_ids[0], run.position_ids[0], run.chained, run.outputs.len()))
+            .collect();
+        assert_eq!(got, [(10, 4, false, 0), (11, 5, true, 0), (12, 6, true, 1)]);
+        assert!(runs.iter().all(|run| run.logit_rows == [0] && run.first == 1));
+    }
+
+    #[test]
+    fn a_single_sequence_meets_no_holes() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[70], 3, 9, None);
+        batch.want_logits();
+        let runs = planned(&batch, &lengths(&[5, 7, 0, 9], &[]), None);
+        assert_eq!((runs[0].first, runs[0].rows, &runs[0].seqlens_k[..]), (3, 1, &[9][..]));
+        assert_eq!((runs[0].total_sequence_length, &runs[0].logit_rows[..]), (10, &[0][..]));
+    }
+
+    #[test]
+    fn recorded_runs_have_few_sizes_and_nothing_that_changes_but_numbers() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[70], 2, 9, None);
+        batch.want_logits();
+        let recordings = Some(Recordings { positions: 33 });
+        let runs = planned(&batch, &lengths(&[5, 7, 9, 9, 8], &[]), recordings);
+        assert_eq!((runs[0].rows, runs[0].recording, runs[0].total_sequence_length), (4, Some(4), 33));
+        assert_eq!((&runs[0].logit_rows[..], &runs[0].outputs[..]), (&[0, 1, 2, 3][..], &[(0, 2)][..]));
+        batch.push(&[70], 4, 8, None);
+        batch.push(&[70, 71], 0, 5, None);
+        let runs = planned(&batch, &lengths(&[5, 7, 9, 9, 8], &[]), recordings);
+        assert_eq!((runs[0].rows, runs[0].recording), (5, Some(5)));
+        assert_eq!((runs[1].tokens, runs[1].recording), (2, None));
+    }
+}
