@@ -38,8 +38,10 @@ impl DeviceModel<'_> {
         let mut graph = DeviceGraph::new(Part::Encoder, weights);
         let graph_ref = &mut graph;
         let inputs = EncoderInputs::declare(graph_ref);
-        let positions = graph_ref.own_positions(inputs.input_ids);
-        let mut x = self.embed(graph_ref, inputs.input_ids, positions);
+        let ids = inputs.input_ids;
+        let x = self.embed(graph_ref, ids);
+        let shape = [MAX_POSITIONS, geometry.d_model];
+        let mut x = graph_ref.add_first_positions(x, ids, self.positions, shape);
         for layer in 0..geometry.encoder_layers {
             let (address, tensors) = (format!("/encoder/layers.{layer}"), format!("encoder_l{}", layer + 1));
             let (at, of) = (format!("{address}/self_attn"), format!("{tensors}_self"));
@@ -74,7 +76,9 @@ impl DeviceModel<'_> {
         let inputs = DecoderInputs::declare(graph_ref);
         let cross = CrossInputs::declare(graph_ref, geometry);
         let states = RecurrentStates::declare(graph_ref, geometry);
-        let mut x = self.embed(graph_ref, inputs.input_ids, inputs.position_ids);
+        let x = self.embed(graph_ref, inputs.input_ids);
+        let shape = [MAX_POSITIONS, d_model];
+        let mut x = graph_ref.add_positions(x, inputs.position_ids, self.positions, shape);
         for (layer, &past) in states.past.iter().enumerate() {
             let (address, tensors) = (format!("/decoder/layers.{layer}"), format!("decoder_l{}", layer + 1));
 
@@ -111,16 +115,10 @@ impl DeviceModel<'_> {
         self.precision.format()
     }
 
-    fn embed<T: Float>(
-        &self,
-        graph: &mut DeviceGraph<T>,
-        ids: Value<i64>,
-        positions: Value<i64>,
-    ) -> Value<f32> {
+    fn embed<T: Float>(&self, graph: &mut DeviceGraph<T>, ids: Value<i64>) -> Value<f32> {
         let Config { d_model, vocab_size, .. } = self.model.config;
         // The row after the vocabulary is the decoder's beginning.
-        let x = graph.embed(ids, self.table, [vocab_size + 1, d_model], (d_model as f32).sqrt());
-        graph.add_positions(x, positions, self.positions, [MAX_POSITIONS, d_model])
+        graph.embed(ids, self.table, [vocab_size + 1, d_model], (d_model as f32).sqrt())
     }
 
     /// Output projection, residual and norm.

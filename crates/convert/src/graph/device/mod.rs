@@ -150,12 +150,33 @@ impl<'w, T: Float> DeviceGraph<'w, T> {
         self.inner.relu(address, x)
     }
 
+    /// Adds the first rows of a table of positions, as many as there are tokens in a row.
+    pub fn add_first_positions(
+        &mut self,
+        x: Value<f32>,
+        ids: Value<i64>,
+        table: &str,
+        shape: [usize; 2],
+    ) -> Value<f32> {
+        let table = self.inner.external::<f32>(table, &shape);
+        let first = self.constant("axis.0", &[0]);
+        let count = self.token_count(ids);
+        let node = Node::onnx("Slice").input(table).input(first).input(count).input(first);
+        let rows = self.inner.apply("/positions/Slice", node);
+        self.inner.sum("/positions/Add", x, rows)
+    }
+
     /// Positions of a step's tokens that start at 0, `[S]`.
-    pub fn own_positions(&mut self, ids: Value<i64>) -> Value<i64> {
-        let node = Node::onnx("Shape").input(ids).int("start", 1).int("end", 2);
-        let count: Value<i64> = self.inner.apply("/positions/Shape", node);
-        let count: Value<i64> = self.inner.apply("/positions/Squeeze", Node::onnx("Squeeze").input(count));
+    fn own_positions(&mut self, ids: Value<i64>) -> Value<i64> {
+        let count = self.token_count(ids);
+        // A list of one serves as a scalar; a node that made one of it would be on the host.
         self.inner.range_to("/positions/Range", count)
+    }
+
+    /// Tokens of a row, as a list of one.
+    fn token_count(&mut self, ids: Value<i64>) -> Value<i64> {
+        let node = Node::onnx("Shape").input(ids).int("start", 1).int("end", 2);
+        self.inner.apply("/positions/Shape", node)
     }
 
     pub fn activation(&mut self, address: &str, x: Value<T>, activation: Activation) -> Value<T> {
