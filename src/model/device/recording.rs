@@ -36,12 +36,16 @@ pub struct Traffic {
 #[derive(Default)]
 pub struct RecordingDevice(Mutex<State>);
 
+/// What was bound when a run was recorded: name, whether it is an output, where and in which shape.
+type Bound = Vec<(String, bool, Span, Vec<i64>)>;
+
 #[derive(Default)]
 struct State {
     /// By their addresses. Freed ones are kept until the device is gone.
     reservations: BTreeMap<usize, Reservation>,
     queue: Vec<Operation>,
-    recordings: HashMap<(String, u32), Vec<(String, bool, Span, Vec<i64>)>>,
+    /// By graph and number.
+    recordings: HashMap<(String, u32), Bound>,
     traffic: Traffic,
     in_step: bool,
 }
