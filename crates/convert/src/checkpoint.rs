@@ -77,15 +77,13 @@ pub trait Checkpoint {
     /// Writes both graphs and the tokenizer into `dir`, and the large tensors to `weights`.
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description>;
 
-    /// The same with graphs for CUDA; a family that has none says so.
+    /// The same with graphs for CUDA.
     fn write_cuda(
         &self,
-        _dir: &Path,
-        _weights: &mut WeightsWriter,
-        _precision: CudaPrecision,
-    ) -> Result<Description> {
-        Err(ConvertError::NoCudaGraphs { family: self.family() })
-    }
+        dir: &Path,
+        weights: &mut WeightsWriter,
+        precision: CudaPrecision,
+    ) -> Result<Description>;
 }
 
 /// What a family says of its artifact in the manifest.

@@ -48,11 +48,6 @@ pub enum ConvertError {
     #[error("models of the family `{family}` have no {precision} form; choose int8 or fp32")]
     NoSuchPrecision { family: &'static str, precision: &'static str },
     #[error(
-        "models of the family `{family}` have no graphs for CUDA yet, expected a decoder-only model or one of the T5 \
-         family; convert it for the CPU"
-    )]
-    NoCudaGraphs { family: &'static str },
-    #[error(
         "the vocabulary of a model of the family `{family}` cannot be trimmed, expected the T5 family; convert it with its whole vocabulary"
     )]
     NotTrimmable { family: &'static str },
