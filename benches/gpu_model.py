@@ -2,8 +2,7 @@
 """What a decode step should take on a GPU, from bytes, multiplications and launches: the tables of docs/gpu.md.
 
 Nothing here was measured. A step takes the longest of three times: reading the weights and caches at a share of the
-memory's bandwidth, multiplying at a share of the peak, and launching the kernels one after the other. `make test-gpu`
-prints the same figures measured, beside these.
+memory's bandwidth, multiplying at a share of the peak, and launching the kernels one after the other.
 """
 
 from dataclasses import dataclass
