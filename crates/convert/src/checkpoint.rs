@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use half::{bf16, f16};
 use textgen_artifact::{
-    ChatSpec, DType, Device, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec, TrimSpec,
+    ChatSpec, CudaSpec, DType, Device, Embeddings, GenerationSpec, Geometry, RotarySpec, TokenizerSpec,
+    TrimSpec,
 };
 
 use crate::{
     error::{ConvertError, Result},
     graph::device::DeviceFormat,
     vocabulary::Keep,
-    weights::WeightsWriter,
+    weights::{Float, WeightsWriter},
 };
 
 /// Number format of an artifact's weights.
@@ -36,9 +38,20 @@ pub enum CudaPrecision {
 }
 
 impl CudaPrecision {
-    /// Elements of products and caches.
-    pub fn element(self) -> DType {
-        if self == Self::Bf16 { DType::BF16 } else { DType::F16 }
+    /// Writes `graphs` to `dir`; returns what the manifest says of the device.
+    pub fn write(
+        self,
+        graphs: &impl DeviceGraphs,
+        dir: &Path,
+        geometry: &Geometry,
+        weights: &mut WeightsWriter,
+    ) -> Result<Device> {
+        let (caches, candidates) = if self == Self::Bf16 {
+            (DType::BF16, graphs.write::<bf16>(dir, geometry, weights)?)
+        } else {
+            (DType::F16, graphs.write::<f16>(dir, geometry, weights)?)
+        };
+        Ok(Device::Cuda(CudaSpec { caches, candidates }))
     }
 
     /// Format of a product.
@@ -49,6 +62,12 @@ impl CudaPrecision {
             Self::Int4 => DeviceFormat::Int4,
         }
     }
+}
+
+/// The graphs of a model for CUDA, whatever the elements of their products and caches.
+pub trait DeviceGraphs {
+    /// Writes them to `dir`; returns the number of candidates that they find.
+    fn write<T: Float>(&self, dir: &Path, geometry: &Geometry, weights: &mut WeightsWriter) -> Result<usize>;
 }
 
 /// What to make: graphs of which device, with weights in which format.

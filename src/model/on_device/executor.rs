@@ -92,7 +92,8 @@ struct InPlace {
 /// What a run is told.
 struct Inputs {
     input_ids: DeviceTensor,
-    position_ids: DeviceTensor,
+    /// None for a graph without them.
+    position_ids: Option<DeviceTensor>,
     seqlens_k: DeviceTensor,
     cross_lengths: DeviceTensor,
     logit_rows: DeviceTensor,
@@ -311,12 +312,18 @@ impl Decoder {
                 states.push((InPlace { past, present, memory }, next));
             }
         }
+        let takes_positions =
+            session.session().inputs().iter().any(|input| input.name() == device_graph::POSITION_IDS);
         let tokens = limits.slots.max(limits.max_target_tokens);
         let rows = output_rows(limits);
         Ok(Self {
             inputs: Inputs {
                 input_ids: zeroed(device_graph::INPUT_IDS, I64, &[tokens])?,
-                position_ids: zeroed(device_graph::POSITION_IDS, I64, &[tokens])?,
+                position_ids: if takes_positions {
+                    Some(zeroed(device_graph::POSITION_IDS, I64, &[tokens])?)
+                } else {
+                    None
+                },
                 seqlens_k: zeroed(device_graph::SEQLENS_K, I32, &[limits.slots])?,
                 cross_lengths: zeroed(device_graph::CROSS_LENGTHS, I64, &[limits.slots])?,
                 logit_rows: zeroed(device_graph::LOGIT_ROWS, I64, &[rows])?,
@@ -337,11 +344,6 @@ impl Decoder {
         })
     }
 
-    /// Whether the graph has an input of this name; a model has only those that it needs.
-    fn takes(&self, name: &str) -> bool {
-        self.session.session().inputs().iter().any(|input| input.name() == name)
-    }
-
     /// Runs the graph; its logits go to the rows from `output` on.
     fn run(&mut self, run: &DecoderRun, output: usize) -> Result<()> {
         let DecoderRun { first, rows, tokens, .. } = *run;
@@ -356,8 +358,8 @@ impl Decoder {
         self.session.bind_input(device_graph::INPUT_IDS, ids)?;
         let logit_rows = integers(&inputs.logit_rows, &run.logit_rows, &[wanted])?;
         self.session.bind_input(device_graph::LOGIT_ROWS, logit_rows)?;
-        if self.takes(device_graph::POSITION_IDS) {
-            let positions = integers(&inputs.position_ids, &run.position_ids, &[rows, tokens])?;
+        if let Some(position_ids) = &inputs.position_ids {
+            let positions = integers(position_ids, &run.position_ids, &[rows, tokens])?;
             self.session.bind_input(device_graph::POSITION_IDS, positions)?;
         }
         if !self.cross.is_empty() {

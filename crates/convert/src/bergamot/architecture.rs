@@ -11,9 +11,8 @@
 
 use std::path::Path;
 
-use half::{bf16, f16};
 use textgen_artifact::{
-    CudaSpec, DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part,
+    DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, Part,
     TokenizerSpec, ops::Activation,
 };
 
@@ -31,7 +30,7 @@ use crate::{
         CrossInputs, DecoderInputs, EncoderInputs, GraphBuilder, Heads, Linear, LinearFormat, Norm,
         RecurrentStates, Value, device::check_heads,
     },
-    weights::{EmbeddingFormat, Float, Matrix, StoredTable, TensorSource, Weight, WeightsWriter},
+    weights::{EmbeddingFormat, Matrix, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 const FAMILY: &str = "bergamot";
@@ -345,27 +344,10 @@ impl Checkpoint for Bergamot {
         check_heads(&self.container.path().display().to_string(), geometry.head_dim)?;
         let (table, embedding) = self.write_embedding(weights, EmbeddingFormat::F16)?;
         let model = DeviceModel { model: self, precision, table: &table, positions: POSITIONS };
-        let candidates = if precision == CudaPrecision::Bf16 {
-            write_device_graphs::<bf16>(&model, dir, weights, &geometry)?
-        } else {
-            write_device_graphs::<f16>(&model, dir, weights, &geometry)?
-        };
+        let device = precision.write(&model, dir, &geometry, weights)?;
         self.vocabulary.files.write(dir)?;
-        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
         Ok(self.description(device, geometry, embedding))
     }
-}
-
-fn write_device_graphs<T: Float>(
-    model: &DeviceModel,
-    dir: &Path,
-    weights: &mut WeightsWriter,
-    geometry: &Geometry,
-) -> Result<usize> {
-    model.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
-    let (graph, candidates) = model.decoder::<T>(geometry, weights)?;
-    graph.write(&dir.join(DECODER_FILE))?;
-    Ok(candidates)
 }
 
 impl Bergamot {

@@ -1,7 +1,9 @@
 //! The two graphs for a device. The same model as in [`super::architecture`]; what differs is said in
 //! [`crate::graph::device`].
 
-use textgen_artifact::{Geometry, Part, ops::Activation};
+use std::path::Path;
+
+use textgen_artifact::{DECODER_FILE, ENCODER_FILE, Geometry, Part, ops::Activation};
 
 use super::{
     architecture::{Bergamot, HEAD_BIAS},
@@ -9,7 +11,7 @@ use super::{
     positions::MAX_POSITIONS,
 };
 use crate::{
-    checkpoint::CudaPrecision,
+    checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
         Linear, Value,
@@ -27,6 +29,15 @@ pub struct DeviceModel<'a> {
     pub table: &'a StoredTable,
     /// Tensor of the positions.
     pub positions: &'a str,
+}
+
+impl DeviceGraphs for DeviceModel<'_> {
+    fn write<T: Float>(&self, dir: &Path, geometry: &Geometry, weights: &mut WeightsWriter) -> Result<usize> {
+        self.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
+        let (graph, candidates) = self.decoder::<T>(geometry, weights)?;
+        graph.write(&dir.join(DECODER_FILE))?;
+        Ok(candidates)
+    }
 }
 
 impl DeviceModel<'_> {

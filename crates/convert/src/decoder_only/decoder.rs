@@ -76,12 +76,7 @@ impl Layers<'_> {
             let branch = self.feed_forward(graph_ref, &at, normed, &tensor("mlp"))?;
             let after = config.post_norms.then(|| tensor("post_feedforward_layernorm"));
             let branch = self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after)?;
-            let next = layer + 1;
-            let (address, name) = if next == config.layers.len() {
-                ("/decoder/final_norm".to_owned(), "model.norm".to_owned())
-            } else {
-                (format!("/decoder/layers.{next}/input_norm"), format!("model.layers.{next}.input_layernorm"))
-            };
+            let (address, name) = self.parts.next_norm(layer);
             let norm = self.parts.norm(&name, config.d_model)?;
             (normed, residual) = graph_ref.add_rms_norm(&address, residual, branch, &norm)?;
         }

@@ -1,11 +1,13 @@
 //! The graph for a device: token ids and the caches to logits. The same model as in [`super::decoder`]; what differs
 //! is said in [`crate::graph::device`].
 
-use textgen_artifact::{Geometry, Part};
+use std::path::Path;
+
+use textgen_artifact::{DECODER_FILE, Geometry, Part};
 
 use super::parts::Parts;
 use crate::{
-    checkpoint::CudaPrecision,
+    checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
         Sight, Value,
@@ -20,6 +22,14 @@ pub struct DeviceLayers<'a> {
     pub precision: CudaPrecision,
     pub table: &'a StoredTable,
     pub tied_head: bool,
+}
+
+impl DeviceGraphs for DeviceLayers<'_> {
+    fn write<T: Float>(&self, dir: &Path, geometry: &Geometry, weights: &mut WeightsWriter) -> Result<usize> {
+        let (graph, candidates) = self.graph::<T>(geometry, weights)?;
+        graph.write(&dir.join(DECODER_FILE))?;
+        Ok(candidates)
+    }
 }
 
 impl DeviceLayers<'_> {
@@ -92,12 +102,7 @@ impl DeviceLayers<'_> {
             let branch = graph_ref.widen(&at, branch);
             let after = config.post_norms.then(|| tensor("post_feedforward_layernorm"));
             let branch = self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after)?;
-            let next = layer + 1;
-            let (address, name) = if next == config.layers.len() {
-                ("/decoder/final_norm".to_owned(), "model.norm".to_owned())
-            } else {
-                (format!("/decoder/layers.{next}/input_norm"), format!("model.layers.{next}.input_layernorm"))
-            };
+            let (address, name) = self.parts.next_norm(layer);
             stream = graph_ref.join(&address, stream, branch, &self.parts.norm(&name, d_model)?)?;
         }
         let hidden = inputs.wanted(graph_ref, geometry, stream.normed);

@@ -16,10 +16,9 @@ mod rope;
 
 use std::{fs, path::Path};
 
-use half::{bf16, f16};
 use textgen_artifact::{
-    CHAT_TEMPLATE_FILE, ChatSpec, CudaSpec, DECODER_FILE, Device, EmbeddingSpec, Embeddings, GenerationSpec,
-    Geometry, TokenizerSpec,
+    CHAT_TEMPLATE_FILE, ChatSpec, DECODER_FILE, Device, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
+    TokenizerSpec,
 };
 use tokenizers::Tokenizer;
 
@@ -179,17 +178,7 @@ impl Checkpoint for DecoderOnly {
         let table = self.write_embedding(weights, EmbeddingFormat::F16)?;
         let layers =
             DeviceLayers { parts: self.parts(), precision, table: &table, tied_head: self.tied_head };
-        let file = dir.join(DECODER_FILE);
-        let candidates = if precision == CudaPrecision::Bf16 {
-            let (graph, candidates) = layers.graph::<bf16>(&geometry, weights)?;
-            graph.write(&file)?;
-            candidates
-        } else {
-            let (graph, candidates) = layers.graph::<f16>(&geometry, weights)?;
-            graph.write(&file)?;
-            candidates
-        };
-        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
+        let device = precision.write(&layers, dir, &geometry, weights)?;
         Ok(self.description(device, geometry, table, text))
     }
 }

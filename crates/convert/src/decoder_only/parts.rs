@@ -34,6 +34,16 @@ impl<'a> Parts<'a> {
         Ok(Norm { scale, bias: None, epsilon: self.config.epsilon })
     }
 
+    /// Address and tensor of the norm behind a layer: the next one's first, or the last of all.
+    pub fn next_norm(&self, layer: usize) -> (String, String) {
+        let next = layer + 1;
+        if next == self.config.layers.len() {
+            ("/decoder/final_norm".to_owned(), "model.norm".to_owned())
+        } else {
+            (format!("/decoder/layers.{next}/input_norm"), format!("model.layers.{next}.input_layernorm"))
+        }
+    }
+
     /// Norms of query and key heads, where the family has them, and when they come.
     pub fn head_norms(&self, prefix: &str) -> Result<Option<([Norm; 2], RotaryNorm)>> {
         let (order, [query, key]) = match self.config.head_norm {

@@ -4,14 +4,16 @@
 //! The feed-forward output `wo` is computed in f32 where the other products are in f16: its outputs leave the range of
 //! f16 in published checkpoints.
 
-use textgen_artifact::{Geometry, Part};
+use std::path::Path;
+
+use textgen_artifact::{DECODER_FILE, ENCODER_FILE, Geometry, Part};
 
 use super::{
     parts::Parts,
     tensors::{self, Stack},
 };
 use crate::{
-    checkpoint::CudaPrecision,
+    checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
         Sight, Value,
@@ -28,6 +30,15 @@ pub struct DeviceLayers<'a> {
     pub precision: CudaPrecision,
     pub encoder_table: &'a StoredTable,
     pub decoder_table: &'a StoredTable,
+}
+
+impl DeviceGraphs for DeviceLayers<'_> {
+    fn write<T: Float>(&self, dir: &Path, geometry: &Geometry, weights: &mut WeightsWriter) -> Result<usize> {
+        self.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
+        let (graph, candidates) = self.decoder::<T>(geometry, weights)?;
+        graph.write(&dir.join(DECODER_FILE))?;
+        Ok(candidates)
+    }
 }
 
 impl DeviceLayers<'_> {

@@ -20,10 +20,8 @@ mod tensors;
 
 use std::path::Path;
 
-use half::{bf16, f16};
 use textgen_artifact::{
-    CudaSpec, DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry,
-    TrimSpec,
+    DECODER_FILE, Device, ENCODER_FILE, EmbeddingSpec, Embeddings, GenerationSpec, Geometry, TrimSpec,
 };
 
 use crate::{
@@ -34,7 +32,7 @@ use crate::{
         CONFIG_FILE, CheckpointTokenizer, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors,
     },
     vocabulary::Keep,
-    weights::{EmbeddingFormat, Float, SelectedRows, StoredTable, TensorSource, Weight, WeightsWriter},
+    weights::{EmbeddingFormat, SelectedRows, StoredTable, TensorSource, Weight, WeightsWriter},
 };
 
 use config::Config;
@@ -134,19 +132,6 @@ impl T5 {
             trimmed: self.trimmed.clone(),
         }
     }
-
-    fn write_graphs<T: Float>(
-        &self,
-        dir: &Path,
-        weights: &mut WeightsWriter,
-        geometry: &Geometry,
-        layers: &DeviceLayers,
-    ) -> Result<usize> {
-        layers.encoder::<T>(geometry, weights)?.write(&dir.join(ENCODER_FILE))?;
-        let (graph, candidates) = layers.decoder::<T>(geometry, weights)?;
-        graph.write(&dir.join(DECODER_FILE))?;
-        Ok(candidates)
-    }
 }
 
 impl Checkpoint for T5 {
@@ -200,12 +185,7 @@ impl Checkpoint for T5 {
         let geometry = self.geometry();
         let [encoder_table, decoder_table] = tables.each_ref();
         let layers = DeviceLayers { parts: self.parts(), precision, encoder_table, decoder_table };
-        let candidates = if precision == CudaPrecision::Bf16 {
-            self.write_graphs::<bf16>(dir, weights, &geometry, &layers)?
-        } else {
-            self.write_graphs::<f16>(dir, weights, &geometry, &layers)?
-        };
-        let device = Device::Cuda(CudaSpec { caches: precision.element(), candidates });
+        let device = precision.write(&layers, dir, &geometry, weights)?;
         Ok(self.description(device, geometry, tables))
     }
 }
