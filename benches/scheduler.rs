@@ -109,7 +109,7 @@ fn run(engine: &Engine, prompts: impl Iterator<Item = Vec<u32>>, max_new_tokens:
 }
 
 fn schedule(criterion: &mut Criterion) {
-    let executor = Box::new(Scripted { logits: (0..64).map(|i| i as f32).collect() });
+    let executor = || Ok(Scripted { logits: (0..64).map(|i| i as f32).collect() });
     let options = EngineOptions::default();
     let engine = Engine::start("bench", executor, Arc::new(Letters), Arc::new(NoObserver), options).unwrap();
 

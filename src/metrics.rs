@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    engine::{EngineLoad, Observer, Outcome, Phase, StepStats},
+    engine::{EngineLoad, MemoryUse, Observer, Outcome, Phase, StepStats},
     error::Result,
     triton::{Counter, CounterFamily, Gauge, GaugeFamily, Histogram, HistogramFamily},
 };
@@ -36,6 +36,7 @@ pub struct MetricFamilies {
     running: GaugeFamily,
     waiting: GaugeFamily,
     slots: GaugeFamily,
+    memory: GaugeFamily,
 }
 
 impl MetricFamilies {
@@ -100,6 +101,10 @@ impl MetricFamilies {
             running: GaugeFamily::new("textgen_sequences_running", "Sequences being generated")?,
             waiting: GaugeFamily::new("textgen_sequences_waiting", "Sequences that wait for a slot")?,
             slots: GaugeFamily::new("textgen_sequence_slots", "Sequences that can be generated at once")?,
+            memory: GaugeFamily::new(
+                "textgen_memory_bytes",
+                "Memory that the model holds, by use: weights, caches, workspace (counted on a GPU only)",
+            )?,
         })
     }
 }
@@ -122,6 +127,13 @@ pub struct ModelMetrics {
     running: Gauge,
     waiting: Gauge,
     slots: Gauge,
+    memory: MemoryMetrics,
+}
+
+struct MemoryMetrics {
+    weights: Gauge,
+    caches: Gauge,
+    workspace: Gauge,
 }
 
 struct StepMetrics {
@@ -162,6 +174,11 @@ impl ModelMetrics {
             running: families.running.with(&labels)?,
             waiting: families.waiting.with(&labels)?,
             slots: families.slots.with(&labels)?,
+            memory: MemoryMetrics {
+                weights: families.memory.with(&with("use", "weights"))?,
+                caches: families.memory.with(&with("use", "caches"))?,
+                workspace: families.memory.with(&with("use", "workspace"))?,
+            },
         })
     }
 
@@ -189,6 +206,13 @@ impl ModelMetrics {
             }
         }
     }
+
+    fn hold(&self, memory: MemoryUse, sign: f64) {
+        let MemoryMetrics { weights, caches, workspace } = &self.memory;
+        weights.add(sign * memory.weights as f64);
+        caches.add(sign * memory.caches as f64);
+        workspace.add(sign * memory.workspace.unwrap_or(0) as f64);
+    }
 }
 
 /// Observes the engine of one instance. The load of all instances of a model adds up, so each keeps what it
@@ -196,12 +220,21 @@ impl ModelMetrics {
 pub struct InstanceMetrics {
     model: Arc<ModelMetrics>,
     load: Mutex<EngineLoad>,
+    memory: Mutex<MemoryUse>,
 }
 
 impl InstanceMetrics {
     /// An instance that holds nothing yet.
     pub fn new(model: Arc<ModelMetrics>) -> Self {
-        Self { model, load: Mutex::default() }
+        Self { model, load: Mutex::default(), memory: Mutex::default() }
+    }
+
+    /// What it holds from now on.
+    pub fn hold(&self, memory: MemoryUse) {
+        let mut current = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        self.model.hold(*current, -1.0);
+        self.model.hold(memory, 1.0);
+        *current = memory;
     }
 
     fn replace_load(&self, load: EngineLoad) {
@@ -214,6 +247,7 @@ impl InstanceMetrics {
 impl Drop for InstanceMetrics {
     fn drop(&mut self) {
         self.replace_load(EngineLoad::default());
+        self.hold(MemoryUse::default());
     }
 }
 

@@ -43,9 +43,10 @@ impl TextModel {
     pub fn load(dir: &Path, name: &str, options: &ModelOptions, observer: Arc<dyn Observer>) -> Result<Self> {
         let text = TextSide::load(dir, options.prompt_template.clone())?;
         let runtime = Runtime::load(&options.runtime_library)?;
-        let executor = ModelExecutor::load(runtime, dir, &text.manifest, &options.executor)?;
+        let (dir, manifest, sizes) = (dir.to_owned(), text.manifest.clone(), options.executor.clone());
+        let executor = move || ModelExecutor::load(runtime, &dir, &manifest, &sizes);
         let vocabulary = Arc::new(Vocabulary(text.tokenizer.clone()));
-        let engine = Engine::start(name, Box::new(executor), vocabulary, observer, options.engine.clone())?;
+        let engine = Engine::start(name, executor, vocabulary, observer, options.engine.clone())?;
         Ok(Self { text, engine })
     }
 

@@ -58,6 +58,7 @@ impl InstanceState {
         // The engine speaks of its load when it changes; until then its slots are all free.
         let slots = text_model.engine.limits().slots;
         observer.load(EngineLoad { slots, ..EngineLoad::default() });
+        observer.hold(text_model.engine.memory());
         log::info!(
             "{name}: {} from {}, {slots} sequences at once, {} threads",
             text_model.text.manifest.family,

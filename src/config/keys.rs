@@ -14,7 +14,7 @@ use textgen_languages::Languages;
 use crate::{
     engine::{EngineOptions, ExecutorLimits, PromptLookup},
     error::{Error, Result},
-    model::{ArenaExtendStrategy, CudaOptions, ExecutorOptions, Placement, locate_runtime},
+    model::{ArenaExtendStrategy, CudaOptions, ExecutorOptions, MayShrink, Placement, locate_runtime},
     options::RequestOptions,
     prompt::PromptTemplate,
     text_model::{ModelOptions, TextSide},
@@ -43,7 +43,8 @@ enum Scope {
 /// processors that the process may use slow every step down. Default: those processors.
 const INTRA_OP_THREADS: Key = model("intra_op_threads", 1, 1024, None);
 /// Sequences decoded at once, per instance. Each holds its caches all the time, so memory grows with it; more
-/// share one reading of the weights, so throughput grows until arithmetic is the bound.
+/// share one reading of the weights, so throughput grows until arithmetic is the bound. On a GPU without the memory, and
+/// when it is not set, as many as fit; then the lengths below, when they are not set, may be lower too.
 const MAX_SEQUENCES: Key = model("max_sequences", 1, 4096, Some(32));
 /// Longest source in tokens; a longer one is refused. Memory of the cross-attention caches grows with it.
 const MAX_SOURCE_TOKENS: Key = model("max_source_tokens", 1, 1 << 20, Some(512));
@@ -106,8 +107,8 @@ const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 /// Whether a prompt of a decoder-only model starts from the cache of an earlier sequence that begins alike.
 /// Default: true.
 const PREFIX_REUSE: &str = "prefix_reuse";
-/// Bytes that the arena of each session on a GPU may take. Less than it needs fails the step that needs it; without a
-/// limit, models that share a GPU can take each other's memory. 0 means no limit.
+/// Bytes that one instance may take of a GPU's memory in all: weights, caches and what its steps need. With a limit and
+/// without `max_sequences`, as many sequences are decoded at once as fit, at most 256. 0 means no limit.
 const GPU_MEM_LIMIT: Key = model("gpu_mem_limit", 0, 1 << 48, Some(0));
 /// How that arena grows: `kSameAsRequested` takes what is needed, `kNextPowerOfTwo` twice as much in fewer steps.
 const ARENA_EXTEND_STRATEGY: &str = "arena_extend_strategy";
@@ -120,9 +121,12 @@ const ENABLE_CUDA_GRAPH: &str = "enable_cuda_graph";
 const ENABLE_CUDNN: &str = "enable_cudnn";
 /// Bit mask of the attention kernels that a GPU may use, as ONNX Runtime numbers them; 0 leaves the choice to it.
 const SDPA_KERNEL: Key = model("sdpa_kernel", 0, 1 << 20, Some(0));
+/// Whether a GPU encodes sources between the steps of the decoder rather than beside them, all on one stream. Default:
+/// false.
+const SHARE_STREAM: &str = "share_stream";
 
 /// Keys whose value is no number, with their defaults as the README says them where it gives a value.
-const TEXTS: [(&str, Option<&str>); 9] = [
+const TEXTS: [(&str, Option<&str>); 10] = [
     (RUNTIME_LIBRARY, None),
     (PROMPT_TEMPLATE, None),
     (LANGUAGES, None),
@@ -132,6 +136,7 @@ const TEXTS: [(&str, Option<&str>); 9] = [
     (USE_TF32, Some("true")),
     (ENABLE_CUDA_GRAPH, Some("false")),
     (ENABLE_CUDNN, Some("false")),
+    (SHARE_STREAM, Some("false")),
 ];
 
 const NUMBERS: [&Key; 17] = [
@@ -255,6 +260,12 @@ impl ModelConfig {
                     max_source_tokens: count(&MAX_SOURCE_TOKENS)?,
                     max_target_tokens: count(&MAX_TARGET_TOKENS)?,
                     max_context_tokens: count(&MAX_CONTEXT_TOKENS)?,
+                    may_shrink: MayShrink {
+                        sequences: settings.text(MAX_SEQUENCES.name).is_none(),
+                        sources: settings.text(MAX_SOURCE_TOKENS.name).is_none(),
+                        targets: settings.text(MAX_TARGET_TOKENS.name).is_none(),
+                        contexts: settings.text(MAX_CONTEXT_TOKENS.name).is_none(),
+                    },
                     placement: Placement::default(),
                     cuda: settings.cuda()?,
                 },
@@ -338,6 +349,7 @@ impl Settings<'_> {
             enable_cuda_graph: self.flag(ENABLE_CUDA_GRAPH)?,
             enable_cudnn: self.flag(ENABLE_CUDNN)?,
             sdpa_kernel: self.number(&SDPA_KERNEL)? as u32,
+            share_stream: self.flag(SHARE_STREAM)?,
         })
     }
 
@@ -379,7 +391,7 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         PROMPT_TEMPLATE => PromptTemplate::compile(value, Languages::default()).map(drop),
         LANGUAGES => languages(value).map(drop),
         SAMPLING_PARAMETERS => options(value).map(drop),
-        PREFIX_REUSE | USE_TF32 | ENABLE_CUDA_GRAPH | ENABLE_CUDNN => truth(value).map(drop),
+        PREFIX_REUSE | USE_TF32 | ENABLE_CUDA_GRAPH | ENABLE_CUDNN | SHARE_STREAM => truth(value).map(drop),
         ARENA_EXTEND_STRATEGY => strategy(value).map(drop),
         _ => NUMBERS.iter().find(|key| key.name == name).map_or(Ok(()), |key| key.parse(value).map(drop)),
     }
@@ -523,6 +535,7 @@ mod tests {
             ("enable_cuda_graph", "true"),
             ("enable_cudnn", "true"),
             ("sdpa_kernel", "3"),
+            ("share_stream", "true"),
         ];
         let expected = CudaOptions {
             gpu_mem_limit: Some(1 << 32),
@@ -531,8 +544,22 @@ mod tests {
             enable_cuda_graph: true,
             enable_cudnn: true,
             sdpa_kernel: 3,
+            share_stream: true,
         };
         assert_eq!(parse(&keys, json!({})).unwrap().options.executor.cuda, expected);
+    }
+
+    #[test]
+    fn sizes_that_are_asked_for_do_not_shrink() {
+        let of = |keys: &[_]| parse(keys, json!({})).unwrap().options.executor.may_shrink;
+        let all = MayShrink { sequences: true, sources: true, targets: true, contexts: true };
+        assert_eq!(of(&[]), all);
+        assert_eq!(of(&[("max_sequences", "8")]), MayShrink { sequences: false, ..all });
+        assert_eq!(
+            of(&[("max_source_tokens", "8"), ("max_context_tokens", "9")]),
+            MayShrink { sources: false, contexts: false, ..all }
+        );
+        assert_eq!(of(&[("max_target_tokens", "8")]), MayShrink { targets: false, ..all });
     }
 
     /// The README's table is what users know of the keys.

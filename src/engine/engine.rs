@@ -12,7 +12,8 @@ use std::{
 };
 
 use super::{
-    Executor, ExecutorLimits, GenerateRequest, Observer, Outcome, PromptLookup, TextDecoderFactory,
+    Executor, ExecutorLimits, GenerateRequest, MemoryUse, Observer, Outcome, PromptLookup,
+    TextDecoderFactory,
     worker::{Message, Worker},
 };
 use crate::{
@@ -61,44 +62,65 @@ pub struct Engine {
     waiting: Arc<AtomicUsize>,
     max_queue_requests: usize,
     limits: ExecutorLimits,
+    memory: MemoryUse,
     observer: Arc<dyn Observer>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Engine {
-    /// Starts the engine's thread. `name` appears in the thread list and the log.
-    pub fn start(
+    /// Starts the engine's thread, has it `load` its executor, and waits until it has: some devices want the thread
+    /// that loads to be the one that decodes. `name` appears in the thread list and the log.
+    pub fn start<E: Executor + 'static>(
         name: &str,
-        executor: Box<dyn Executor>,
+        load: impl FnOnce() -> Result<E> + Send + 'static,
         text: Arc<dyn TextDecoderFactory>,
         observer: Arc<dyn Observer>,
-        mut options: EngineOptions,
+        options: EngineOptions,
     ) -> Result<Self> {
         let (sender, receiver) = channel();
+        let (loaded, when_loaded) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let limits = executor.limits();
-        if options.prompt_lookup.num_tokens > 0 && !limits.can_rewind {
-            log::warn!("{name}: nothing is drafted: the model has a recurrent state, which cannot go back");
-            options.prompt_lookup.num_tokens = 0;
-        }
         let max_queue_requests = options.max_queue_requests;
-        let worker_observer = observer.clone();
-        let worker_waiting = waiting.clone();
-        let log_name = name.to_owned();
+        let (thread_name, thread_observer, thread_waiting) =
+            (name.to_owned(), observer.clone(), waiting.clone());
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                let executor = match load() {
+                    Ok(executor) => Box::new(executor),
+                    Err(error) => return drop(loaded.send(Err(error))),
+                };
+                let (limits, memory) = (executor.limits(), executor.memory());
+                let options = without_vain_drafts(options, limits, &thread_name);
                 let mut worker =
-                    Worker::new(executor, text, worker_observer, worker_waiting, receiver, options);
+                    Worker::new(executor, text, thread_observer, thread_waiting, receiver, options);
+                // Nobody is there to hear it when the one who started has gone.
+                let _ = loaded.send(Ok((limits, memory)));
                 // A panic must not leave clients waiting: they are answered, and the closed inbox turns new
                 // ones away.
                 if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
-                    log::error!("{log_name}: the engine panicked and has stopped; reload the model");
+                    log::error!("{thread_name}: the engine panicked and has stopped; reload the model");
                     worker.fail_all(&Error::internal("the engine panicked; reload the model"));
                 }
             })
             .map_err(|error| Error::internal(format!("{name}: the engine's thread cannot start: {error}")))?;
-        Ok(Self { inbox: sender, waiting, max_queue_requests, limits, observer, thread: Some(thread) })
+        // It hangs up without a word when it panics.
+        let panicked = |_| Err(Error::internal("the model panicked while it was loaded"));
+        let (limits, memory) = when_loaded.recv().unwrap_or_else(panicked)?;
+        Ok(Self {
+            inbox: sender,
+            waiting,
+            max_queue_requests,
+            limits,
+            memory,
+            observer,
+            thread: Some(thread),
+        })
+    }
+
+    /// Memory that the model holds.
+    pub fn memory(&self) -> MemoryUse {
+        self.memory
     }
 
     /// Sizes that requests must keep to.
@@ -200,6 +222,15 @@ impl Engine {
         self.observer.request_ended(outcome, request.arrival.elapsed());
         request.sink.fail(error);
     }
+}
+
+/// Nothing is drafted for an executor that could not take it back.
+fn without_vain_drafts(mut options: EngineOptions, limits: ExecutorLimits, name: &str) -> EngineOptions {
+    if options.prompt_lookup.num_tokens > 0 && !limits.can_rewind {
+        log::warn!("{name}: nothing is drafted: the model has a recurrent state, which cannot go back");
+        options.prompt_lookup.num_tokens = 0;
+    }
+    options
 }
 
 impl Drop for Engine {

@@ -12,6 +12,11 @@ pub trait Executor: Send {
     /// Encodes the sources of `batch` and writes each row's cross-attention slot. Never called without an
     /// encoder.
     fn encode(&mut self, batch: &EncodeBatch) -> Result<()>;
+    /// Whether a step that starts from the source in `cross_slot` would not have to wait for the encoder. Some devices
+    /// encode while they decode; others are done when [`Executor::encode`] returns.
+    fn is_encoded(&mut self, _cross_slot: usize) -> bool {
+        true
+    }
     /// Feeds the tokens of `batch` and leaves one row of logits for each of `batch.logit_rows`.
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()>;
     /// Makes the first `tokens` of slot `to` those of slot `from`. Never called with an encoder: there a target's
@@ -25,6 +30,21 @@ pub trait Executor: Send {
     fn top_logits(&mut self, _row: usize) -> Option<TopLogits<'_>> {
         None
     }
+    /// Memory that it holds, which does not change any more.
+    fn memory(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
+}
+
+/// Memory of a model, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// Its weights.
+    pub weights: usize,
+    /// What its slots hold, and their logits.
+    pub caches: usize,
+    /// What its largest step needs in between; none where that is not known.
+    pub workspace: Option<usize>,
 }
 
 /// Sizes of an executor. Lengths are counted in tokens.
@@ -54,6 +74,8 @@ pub struct EncoderLimits {
     pub decoder_start_token_id: u32,
     /// Whether an id means the same text in a source and in a target.
     pub shares_vocabulary: bool,
+    /// Whether a slot has a source of its own from its first step on, so that the cross slot is free for another.
+    pub slots_keep_sources: bool,
 }
 
 /// Sources to encode, one row each; row `r` owns the tokens `row_offsets[r] .. row_offsets[r + 1]`.

@@ -13,6 +13,8 @@ pub struct Sequence {
     pub slot: usize,
     /// The encoded source it reads; none in a decoder-only model.
     pub cross: Option<CrossView>,
+    /// Whether its cross slot is still kept for it.
+    pub holds_source: bool,
     /// Tokens that the slot holds.
     pub position: usize,
     /// Tokens to feed: at first what the target starts from, then the last token.
@@ -99,11 +101,18 @@ impl Sequence {
             request: start.request,
             slot: start.slot,
             cross: start.cross,
+            holds_source: start.cross.is_some(),
             position: start.reused,
             next: start.first_tokens,
             fed: start.reused,
             purpose,
         }
+    }
+
+    /// The cross slot, if it is still kept for this sequence; from here on it is not.
+    pub fn let_source_go(&mut self) -> Option<usize> {
+        let held = std::mem::take(&mut self.holds_source);
+        self.cross.filter(|_| held).map(|cross| cross.slot)
     }
 
     /// Tokens that have yet to be fed, at least one.

@@ -203,10 +203,10 @@ impl Worker {
 
     /// Frees what the finished sequence in `row` held, and completes its request when it was the last.
     fn retire(&mut self, row: usize) {
-        let sequence = self.running.swap_remove(row);
+        let mut sequence = self.running.swap_remove(row);
         self.slots.give(sequence.slot);
-        if let Some(cross) = sequence.cross {
-            self.cross_slots.release(cross.slot, 1);
+        if let Some(source) = sequence.let_source_go() {
+            self.cross_slots.release(source, 1);
         }
         let Some(request) = self.requests.get_mut(sequence.request) else { return };
         request.unfinished -= 1;
@@ -241,12 +241,12 @@ impl Worker {
     /// request comes in, which may get the key of one that has gone.
     fn free_orphans(&mut self) {
         let requests = &self.requests;
-        self.running.retain(|sequence| {
+        self.running.retain_mut(|sequence| {
             let keep = requests.contains(sequence.request);
             if !keep {
                 self.slots.give(sequence.slot);
-                if let Some(cross) = sequence.cross {
-                    self.cross_slots.release(cross.slot, 1);
+                if let Some(source) = sequence.let_source_go() {
+                    self.cross_slots.release(source, 1);
                 }
             }
             keep

@@ -13,7 +13,7 @@ use super::{
     limits::limits, memory::DeviceBuffer, weights::Weights,
 };
 use crate::{
-    engine::{DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits},
+    engine::{DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits, MemoryUse},
     error::{Error, Result},
 };
 
@@ -22,6 +22,7 @@ pub struct CpuExecutor {
     limits: ExecutorLimits,
     encoder: Option<SourceEncoder>,
     decoder: TargetDecoder,
+    memory: MemoryUse,
     /// Written by the encoder, read by the decoder, and bound to both by address.
     _cross_caches: Vec<DeviceBuffer>,
 }
@@ -35,6 +36,7 @@ impl CpuExecutor {
         options: &ExecutorOptions,
     ) -> Result<Self> {
         let weights = Arc::new(Weights::open(dir, manifest)?);
+        let weight_bytes = weights.bytes();
         let threads = options.intra_op_threads;
         let mut encoder = match &manifest.embeddings.encoder {
             Some(embedding) => {
@@ -60,7 +62,8 @@ impl CpuExecutor {
             limits.max_target_tokens,
             reserved >> 20
         );
-        Ok(Self { limits, encoder, decoder, _cross_caches: cross_caches })
+        let memory = MemoryUse { weights: weight_bytes, caches: reserved, workspace: None };
+        Ok(Self { limits, encoder, decoder, memory, _cross_caches: cross_caches })
     }
 }
 
@@ -119,5 +122,9 @@ impl Executor for CpuExecutor {
 
     fn logits_mut(&mut self, row: usize) -> Result<&mut [f32]> {
         Ok(self.decoder.logits_mut(row))
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.memory
     }
 }

@@ -7,7 +7,7 @@ use textgen_artifact::Manifest;
 use super::{CudaOptions, Placement, Runtime, cpu_executor::CpuExecutor, on_device, placement::Place};
 use crate::{
     decoding::TopLogits,
-    engine::{DecodeBatch, EncodeBatch, Executor, ExecutorLimits},
+    engine::{DecodeBatch, EncodeBatch, Executor, ExecutorLimits, MemoryUse},
     error::Result,
 };
 
@@ -24,10 +24,25 @@ pub struct ExecutorOptions {
     pub max_target_tokens: usize,
     /// Longest context of a decoder-only model: prompt and generated text together.
     pub max_context_tokens: usize,
+    /// Which of these sizes may be lower on a device with less memory.
+    pub may_shrink: MayShrink,
     /// Where the model runs.
     pub placement: Placement,
     /// For a model that runs on a GPU.
     pub cuda: CudaOptions,
+}
+
+/// Sizes that nobody has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MayShrink {
+    /// [`ExecutorOptions::max_sequences`].
+    pub sequences: bool,
+    /// [`ExecutorOptions::max_source_tokens`].
+    pub sources: bool,
+    /// [`ExecutorOptions::max_target_tokens`].
+    pub targets: bool,
+    /// [`ExecutorOptions::max_context_tokens`].
+    pub contexts: bool,
 }
 
 /// See the module.
@@ -59,6 +74,10 @@ impl Executor for ModelExecutor {
         self.0.encode(batch)
     }
 
+    fn is_encoded(&mut self, cross_slot: usize) -> bool {
+        self.0.is_encoded(cross_slot)
+    }
+
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()> {
         self.0.decode(batch)
     }
@@ -73,5 +92,9 @@ impl Executor for ModelExecutor {
 
     fn top_logits(&mut self, row: usize) -> Option<TopLogits<'_>> {
         self.0.top_logits(row)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.0.memory()
     }
 }

@@ -41,6 +41,7 @@ pub fn limits(manifest: &Manifest, options: &ExecutorOptions) -> Result<Executor
             ),
             decoder_start_token_id: start,
             shares_vocabulary: encoder.table == embeddings.decoder.table,
+            slots_keep_sources: false,
         });
     }
     // Slot numbers and lengths travel as i32.

@@ -27,6 +27,6 @@ mod status;
 mod weights;
 
 pub use cuda::{ArenaExtendStrategy, CudaOptions};
-pub use executor::{ExecutorOptions, ModelExecutor};
+pub use executor::{ExecutorOptions, MayShrink, ModelExecutor};
 pub use placement::Placement;
 pub use runtime::{Runtime, locate_runtime};

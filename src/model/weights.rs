@@ -53,6 +53,11 @@ impl Weights {
         Ok(Self { map, path })
     }
 
+    /// Size of the file.
+    pub fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
     /// Finds the tensor `name` and checks that it has `rank` dimensions and lies in the file.
     pub fn find(&self, manifest: &Manifest, name: &str, rank: usize) -> Result<TensorHandle> {
         let bad = |reason: String| {

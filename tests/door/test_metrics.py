@@ -30,6 +30,14 @@ def test_every_metric_is_there_with_its_labels(server, http):
         assert any(each.get("model") == "pieces" and each.get("version") == "1" for each in labels), name
 
 
+def test_memory_is_told_by_its_use(server, http):
+    http.text("whole", ENGLISH)
+    held = {use: server.metric(PREFIX + "memory_bytes", model="whole", use=use) for use in ["weights", "caches"]}
+    weights = server.repository / "whole" / "1" / "weights.bin"
+    assert held["weights"] == weights.stat().st_size
+    assert held["caches"] > 0
+
+
 def test_a_request_is_counted(server, http):
     model = "whole"
 

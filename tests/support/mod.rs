@@ -25,7 +25,7 @@ use triton_textgen::{
         Outcome as EngineOutcome, Prompt, SequenceUpdate, StepStats,
     },
     error::Error,
-    model::{CudaOptions, ExecutorOptions, ModelExecutor, Placement, Runtime},
+    model::{CudaOptions, ExecutorOptions, MayShrink, ModelExecutor, Placement, Runtime},
     text_model::{ModelOptions, TextModel},
 };
 
@@ -137,6 +137,7 @@ fn executor_options(max_sequences: usize, intra_op_threads: usize) -> ExecutorOp
         max_source_tokens: 512,
         max_target_tokens: 256,
         max_context_tokens: 512,
+        may_shrink: MayShrink::default(),
         placement: Placement::default(),
         cuda: CudaOptions::default(),
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use triton_textgen::{
     config::available_threads,
     engine::{EngineOptions, PromptLookup},
-    model::{CudaOptions, ExecutorOptions, Placement, locate_runtime},
+    model::{CudaOptions, ExecutorOptions, MayShrink, Placement, locate_runtime},
     text_model::ModelOptions,
 };
 
@@ -63,6 +63,7 @@ impl RuntimeArguments {
             max_source_tokens: self.max_source_tokens as usize,
             max_target_tokens: self.max_target_tokens as usize,
             max_context_tokens: self.max_context_tokens as usize,
+            may_shrink: MayShrink::default(),
             placement: Placement::default(),
             cuda: CudaOptions::default(),
         }

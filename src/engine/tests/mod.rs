@@ -46,6 +46,8 @@ struct Record {
     fed: Vec<Vec<usize>>,
     /// Rows of which all logits were asked for.
     whole_rows: usize,
+    /// The engine has come to a closed gate.
+    waits: bool,
 }
 
 /// While true, the executor waits in front of every step.
@@ -55,6 +57,14 @@ struct Copier {
     slots: usize,
     can_rewind: bool,
     shares_vocabulary: bool,
+    /// How often a source is still being encoded when it is asked for.
+    encodes_for: usize,
+    /// Cross slots of an executor whose slots keep their sources.
+    few_cross_slots: Option<usize>,
+    /// Cross slots that are being encoded, and how often they have been asked for.
+    encoding: HashMap<usize, usize>,
+    /// By slot, where slots keep them.
+    kept: HashMap<i32, Vec<u32>>,
     sources: HashMap<i32, Vec<u32>>,
     /// Tokens that each slot holds, and how many of them were drafts.
     held: HashMap<i32, (i32, i32)>,
@@ -72,6 +82,10 @@ impl Copier {
             slots,
             can_rewind: true,
             shares_vocabulary: true,
+            encodes_for: 0,
+            few_cross_slots: None,
+            encoding: HashMap::new(),
+            kept: HashMap::new(),
             sources: HashMap::new(),
             held: HashMap::new(),
             logits: Vec::new(),
@@ -79,6 +93,15 @@ impl Copier {
             largest: Default::default(),
             record: Arc::default(),
             gate: Gate::default(),
+        }
+    }
+}
+
+impl Copier {
+    fn wait_at_the_gate(&self) {
+        while self.gate.load(Ordering::Relaxed) {
+            self.record.lock().unwrap().waits = true;
+            std::thread::yield_now();
         }
     }
 }
@@ -95,10 +118,11 @@ impl Executor for Copier {
             vocab_size: VOCAB,
             can_rewind: self.can_rewind,
             encoder: Some(EncoderLimits {
-                cross_slots: self.slots,
+                cross_slots: self.few_cross_slots.unwrap_or(self.slots),
                 max_source_tokens: 32,
                 decoder_start_token_id: START,
                 shares_vocabulary: self.shares_vocabulary,
+                slots_keep_sources: self.few_cross_slots.is_some(),
             }),
         }
     }
@@ -108,24 +132,27 @@ impl Executor for Copier {
     }
 
     fn encode(&mut self, batch: &EncodeBatch) -> Result<()> {
-        while self.gate.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
+        self.wait_at_the_gate();
         if batch.tokens.contains(&BAD_SOURCE) {
             return Err(Error::internal("the source cannot be encoded"));
         }
         for row in 0..batch.rows() {
             let span = batch.row_offsets[row] as usize..batch.row_offsets[row + 1] as usize;
             self.sources.insert(batch.cross_slots[row], batch.tokens[span].to_vec());
+            self.encoding.insert(batch.cross_slots[row] as usize, 0);
         }
         self.record.lock().unwrap().encoded_rows.push(batch.rows());
         Ok(())
     }
 
+    fn is_encoded(&mut self, cross_slot: usize) -> bool {
+        let asked = self.encoding.entry(cross_slot).or_default();
+        *asked += 1;
+        *asked > self.encodes_for
+    }
+
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()> {
-        while self.gate.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
+        self.wait_at_the_gate();
         assert!(batch.rows() <= self.slots, "more rows than slots");
         if batch.tokens.contains(&BAD_STEP) {
             return Err(Error::internal("the step fails"));
@@ -143,7 +170,13 @@ impl Executor for Copier {
                     "slot {slot} does not hold what the engine believes"
                 );
             }
-            let source = &self.sources[&batch.cross_slots[row]];
+            if position == 0 {
+                self.kept.insert(slot, self.sources[&batch.cross_slots[row]].clone());
+            }
+            let source = match self.few_cross_slots {
+                Some(_) => &self.kept[&slot],
+                None => &self.sources[&batch.cross_slots[row]],
+            };
             assert_eq!(source.len() as i32, batch.cross_lengths[row]);
             let (mut numbers, mut outputs) = (true, 0);
             for (place, token) in batch.row(row).iter().enumerate() {
@@ -266,7 +299,7 @@ impl Harness {
     fn over(executor: impl Executor + 'static, gate: Gate, options: EngineOptions) -> Self {
         let outcomes = Arc::new(Outcomes::default());
         let engine =
-            Engine::start("test", Box::new(executor), Arc::new(Letters), outcomes.clone(), options).unwrap();
+            Engine::start("test", || Ok(executor), Arc::new(Letters), outcomes.clone(), options).unwrap();
         Self { engine, record: Arc::default(), gate, outcomes }
     }
 
@@ -439,6 +472,46 @@ fn samples_share_one_encoded_source_and_many_prompts_share_the_slots() {
     assert_eq!(record.encoded_rows.iter().sum::<usize>(), 10, "each source is encoded once");
     let shared = record.steps.iter().any(|rows| rows.len() > 1 && rows.iter().all(|row| row.2 == rows[0].2));
     assert!(shared, "samples of one prompt read one cross slot");
+}
+
+/// Rows of each step.
+fn rows(record: &Record) -> Vec<usize> {
+    record.steps.iter().map(Vec::len).collect()
+}
+
+#[test]
+fn whoever_runs_goes_on_while_a_source_is_encoded() {
+    let harness = Harness::copying(Copier { encodes_for: 3, ..Copier::new(4) }, EngineOptions::default());
+    harness.gate.store(true, Ordering::Relaxed);
+    let first = harness.submit(copy(&[10; 9]));
+    while !harness.record.lock().unwrap().waits {
+        std::thread::yield_now();
+    }
+    let second = harness.submit(copy(&[11, 12]));
+    harness.gate.store(false, Ordering::Relaxed);
+    assert_eq!(first.complete().unwrap(), [("a".repeat(9), FinishReason::Stop, 10)]);
+    assert_eq!(second.complete().unwrap(), [("bc".into(), FinishReason::Stop, 3)]);
+    // Nobody waited for the first source but its own sequence; the second came when it was asked for a fourth time.
+    assert_eq!(rows(&harness.record.lock().unwrap()), [1, 1, 1, 1, 2, 2, 2, 1, 1, 1]);
+}
+
+#[test]
+fn a_source_that_slots_keep_makes_room_for_the_next() {
+    let harness =
+        Harness::copying(Copier { few_cross_slots: Some(1), ..Copier::new(4) }, EngineOptions::default());
+    let request = Request { sources: vec![vec![10, 11, 12], vec![13, 14, 15]], ..Request::default() };
+    let said = harness.submit(request).complete().unwrap();
+    assert_eq!(said, [("abc".into(), FinishReason::Stop, 4), ("def".into(), FinishReason::Stop, 4)]);
+    assert_eq!(rows(&harness.record.lock().unwrap()), [1, 2, 2, 2, 1]);
+    // Samples share a source until the last of them has started.
+    let request = Request {
+        sources: vec![vec![10, 11], vec![12, 13]],
+        params: SamplingParams { num_return_sequences: 6, ..SamplingParams::default() },
+        ..Request::default()
+    };
+    let said = harness.submit(request).complete().unwrap();
+    let texts: Vec<_> = said.iter().map(|(text, ..)| text.as_str()).collect();
+    assert_eq!(texts, [["ab"; 6], ["cd"; 6]].concat());
 }
 
 #[test]

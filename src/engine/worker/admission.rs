@@ -148,11 +148,20 @@ impl Worker {
     /// Gives free slots to rows of prompts that are ready.
     fn start_rows(&mut self) {
         let mut place = 0;
+        // They go on while a source is encoded; when nobody runs, the step may as well wait for it.
+        let others_run = !self.running.is_empty();
         while let Some(prompt) = self.ready.get_mut(place) {
             let Some(request) = self.requests.get(prompt.request) else {
                 debug_assert!(false, "a failed request takes its prompts with it");
                 break;
             };
+            if let Some(cross) = prompt.cross
+                && others_run
+                && !self.executor.is_encoded(cross.slot)
+            {
+                place += 1;
+                continue;
+            }
             let mut placement = match self.slots.take(&prompt.first_tokens) {
                 Taken::Placed(placement) => placement,
                 Taken::Full => break,

@@ -101,10 +101,14 @@ impl Worker {
     /// Takes in what has run: `plan` is the batch, row for row.
     fn commit(&mut self, plan: &[PlannedRow]) {
         let (mut output, mut generated) = (0, 0);
+        let slots_keep_sources = self.limits.encoder.is_some_and(|encoder| encoder.slots_keep_sources);
         for (batch_row, planned) in plan.iter().enumerate() {
             let sequence = &mut self.running[planned.row];
             sequence.feed(planned.tokens);
             self.slots.fed(sequence.slot, planned.tokens);
+            if slots_keep_sources && let Some(source) = sequence.let_source_go() {
+                self.cross_slots.release(source, 1);
+            }
             if !planned.completes {
                 continue;
             }

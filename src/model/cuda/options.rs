@@ -7,7 +7,7 @@ use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA, ExecutionProviderD
 /// How the CUDA execution provider works, whatever the GPU. Names and meanings are ONNX Runtime's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaOptions {
-    /// Bytes that the arena of one session may take, beside weights and caches that were reserved before. None: all.
+    /// Bytes that one model may take in all: weights, caches and what its steps need. None: what is free.
     pub gpu_mem_limit: Option<u64>,
     /// By how much the arena grows.
     pub arena_extend_strategy: ArenaExtendStrategy,
@@ -19,6 +19,8 @@ pub struct CudaOptions {
     pub enable_cudnn: bool,
     /// Bit mask of the attention kernels that may be used; 0 lets ONNX Runtime choose.
     pub sdpa_kernel: u32,
+    /// Put the encoder on the decoder's stream: a new source is encoded between steps rather than beside them.
+    pub share_stream: bool,
 }
 
 /// How an arena grows when it is full.
@@ -55,6 +57,7 @@ impl Default for CudaOptions {
             enable_cuda_graph: false,
             enable_cudnn: false,
             sdpa_kernel: 0,
+            share_stream: false,
         }
     }
 }
@@ -80,7 +83,7 @@ impl CudaOptions {
             ("enable_cuda_graph", flag(self.enable_cuda_graph)),
             ("enable_cudnn", flag(self.enable_cudnn)),
             ("sdpa_kernel", self.sdpa_kernel.to_string()),
-            // One stream for all: what was copied is there when a kernel reads it, without a wait.
+            // What was copied on the same stream is there when a kernel reads it, without a wait.
             ("has_user_compute_stream", flag(true)),
             ("user_compute_stream", stream.to_string()),
         ];
@@ -104,6 +107,7 @@ mod tests {
             enable_cuda_graph: true,
             enable_cudnn: true,
             sdpa_kernel: 5,
+            share_stream: true,
         };
         let entries = options.entries(3, 4096);
         for expected in [

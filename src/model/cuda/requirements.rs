@@ -51,9 +51,8 @@ impl Gpu {
             return Ok(());
         }
         Err(Error::invalid_argument(format!(
-            "GPU {} ({}): {what} needs {} MiB of its memory, {} of {} MiB are free; lower max_sequences, \
-             max_context_tokens, max_source_tokens or max_target_tokens, convert with a smaller --precision, or free \
-             memory on this GPU",
+            "GPU {} ({}): {what} need {} MiB of its memory, {} of {} MiB are free; convert with a smaller --precision, \
+             or free memory on this GPU",
             self.device,
             self.name,
             bytes.div_ceil(1 << 20),
@@ -295,8 +294,8 @@ mod tests {
         let gpu = tried(&whole()).unwrap();
         assert_eq!((gpu.device, &*gpu.name, gpu.free_bytes), (0, "L4", 20 << 30));
         assert_eq!(gpu.cuda_runtime, "libcudart.so.13");
-        assert_eq!(gpu.require_memory(20 << 30, "the model"), Ok(()));
-        let error = gpu.require_memory((20 << 30) + 1, "the model").unwrap_err();
+        assert_eq!(gpu.require_memory(20 << 30, "the weights"), Ok(()));
+        let error = gpu.require_memory((20 << 30) + 1, "the weights").unwrap_err();
         assert!(
             error.message.contains("20481 MiB") && error.message.contains("20480 of 22528 MiB"),
             "{error}"

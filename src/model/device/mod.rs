@@ -1,8 +1,9 @@
 //! A device with its own memory, as graphs for one need it: reserve, copy to and fro, run what is bound.
 //!
 //! [`Device`] is the seam: [`CudaDevice`] is a GPU, and the recording device of the tests runs on the CPU and refuses
-//! what a GPU would answer with wrong numbers. Everything that a device is told goes one way in one order, its stream: a
-//! copy is done before the run that was asked for after it, and only [`Device::download`] waits.
+//! what a GPU would answer with wrong numbers. A device works in two orders at once, its queues: what was asked for in
+//! one is done in that order, and waits for the other only where it says so, by a [`Mark`]. Nobody waits here but
+//! [`Device::download`].
 //!
 //! [`DeviceTensor`] is memory with a shape. A session keeps alive what is bound to it, so that none of this needs
 //! `unsafe` outside of this room.
@@ -19,10 +20,23 @@ use ort::memory::MemoryInfo;
 
 pub(super) use cuda::CudaDevice;
 pub(super) use session::DeviceSession;
-pub(super) use tensor::DeviceTensor;
+pub(super) use tensor::{DeviceTensor, Download};
 
 /// What went wrong, in the device's own words.
 pub(super) type DeviceResult<T> = std::result::Result<T, String>;
+
+/// Whose work is done in one order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// The decoder's.
+    Decode,
+    /// The encoder's.
+    Encode,
+}
+
+/// A point in a queue, which the other can wait for. It can be set again and again; one that was never set is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(pub usize);
 
 /// A piece of a device's memory. It is not borrowed: whoever makes one vouches that the memory lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +50,9 @@ pub(super) struct Span {
 /// # Safety
 /// The memory that [`Device::allocate`] gives is the device's until it is freed, and no other has it meanwhile.
 pub(super) unsafe trait Device: Send + Sync {
+    /// Bytes of its memory that nobody uses.
+    fn free_bytes(&self) -> DeviceResult<usize>;
+
     /// Reserves zeroed memory: what was never written is read where a graph masks it, and must not be NaN there.
     fn allocate(&self, bytes: usize) -> DeviceResult<NonNull<u8>>;
 
@@ -46,25 +63,40 @@ pub(super) unsafe trait Device: Send + Sync {
     ///
     /// # Safety
     /// `to` lies in live memory of this device and is as long as `from`.
-    unsafe fn upload(&self, from: &[u8], to: Span) -> DeviceResult<()>;
+    unsafe fn upload(&self, queue: Queue, from: &[u8], to: Span) -> DeviceResult<()>;
 
-    /// Reads from the device, once all that was asked for before is done.
+    /// Reads from the device, once all that was asked of `queue` before is done: one wait for all `parts`.
     ///
     /// # Safety
-    /// `from` lies in live memory of this device and is as long as `to`.
-    unsafe fn download(&self, from: Span, to: &mut [u8]) -> DeviceResult<()>;
+    /// Each span lies in live memory of this device and is as long as what it goes to.
+    unsafe fn download(&self, queue: Queue, parts: &mut [(Span, &mut [u8])]) -> DeviceResult<()>;
 
     /// Copies within the device; the spans do not overlap.
     ///
     /// # Safety
     /// Both lie in live memory of this device and are of one length.
-    unsafe fn copy(&self, from: Span, to: Span) -> DeviceResult<()>;
+    unsafe fn copy(&self, queue: Queue, from: Span, to: Span) -> DeviceResult<()>;
+
+    /// A mark, which lives as long as the device.
+    fn new_mark(&self) -> DeviceResult<Mark>;
+
+    /// Sets `mark` behind all that was asked of `queue`.
+    fn set_mark(&self, queue: Queue, mark: Mark) -> DeviceResult<()>;
+
+    /// What is asked of `queue` from now on waits until `mark` is reached, as it is set now.
+    fn follow(&self, queue: Queue, mark: Mark) -> DeviceResult<()>;
+
+    /// Whether all before `mark` is done.
+    fn is_reached(&self, mark: Mark) -> DeviceResult<bool>;
 
     /// How ONNX Runtime names this memory.
     fn memory(&self) -> ort::Result<MemoryInfo<'static>>;
 
     /// Calls `go`, which runs what `run` says is bound.
     fn run(&self, run: &mut Run<'_>, go: &mut dyn FnMut() -> DeviceResult<()>) -> DeviceResult<()>;
+
+    /// Calls `work`, which gives back memory that others than this have reserved, when no run is being recorded.
+    fn undisturbed(&self, work: &mut dyn FnMut());
 }
 
 /// A run that is about to begin.
@@ -72,10 +104,21 @@ pub(super) unsafe trait Device: Send + Sync {
 pub(super) struct Run<'a> {
     /// The graph.
     pub graph: &'a str,
+    pub queue: Queue,
     /// Whatever is bound to its inputs and outputs.
     pub bound: &'a mut dyn Iterator<Item = Binding<'a>>,
-    /// Which recording of its kernels this run is: the first of a number records, the others replay. None: neither.
-    pub recording: Option<u32>,
+    pub recording: Recording,
+}
+
+/// Whether the kernels of a run are recorded, so that later ones replay them over the same addresses and shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recording {
+    /// Neither.
+    None,
+    /// It records them under this number.
+    New(u32),
+    /// It replays those of this number.
+    Replayed(u32),
 }
 
 /// One tensor that is bound.

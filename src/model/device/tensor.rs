@@ -2,7 +2,7 @@
 
 use std::{ptr::NonNull, slice, sync::Arc};
 
-use super::{Device, Span};
+use super::{Device, Queue, Span};
 use crate::{
     error::{Error, Result},
     model::binding::{Element, ElementType, element_bytes},
@@ -116,23 +116,21 @@ impl DeviceTensor {
     }
 
     /// Writes the first elements.
-    pub fn upload<T: Element>(&self, from: &[T]) -> Result<()> {
+    pub fn upload<T: Element>(&self, queue: Queue, from: &[T]) -> Result<()> {
         let span = self.beginning(from)?;
         // SAFETY: elements are plain numbers of any bits.
         let bytes = unsafe { slice::from_raw_parts(from.as_ptr().cast::<u8>(), span.bytes) };
         // SAFETY: the span lies in memory that `self` keeps alive, and is as long as the bytes.
-        unsafe { self.memory.device.upload(bytes, span) }
+        unsafe { self.memory.device.upload(queue, bytes, span) }
             .map_err(|error| Error::internal(format!("copy to the device: {error}")))
     }
 
-    /// Reads the first elements, once everything that was asked of the device before is done.
-    pub fn download<T: Element>(&self, to: &mut [T]) -> Result<()> {
+    /// The first elements, to be read into `to`.
+    pub fn to_host<'a, T: Element>(&'a self, to: &'a mut [T]) -> Result<Download<'a>> {
         let span = self.beginning(to)?;
         // SAFETY: elements are plain numbers of any bits, and nobody else has them.
-        let bytes = unsafe { slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), span.bytes) };
-        // SAFETY: as in `upload`.
-        unsafe { self.memory.device.download(span, bytes) }
-            .map_err(|error| Error::internal(format!("copy from the device: {error}")))
+        let to = unsafe { slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), span.bytes) };
+        Ok(Download { from: self, span, to })
     }
 
     fn beginning<T: Element>(&self, elements: &[T]) -> Result<Span> {
@@ -150,7 +148,7 @@ impl DeviceTensor {
     }
 
     /// Copies all of `from` to the beginning of this one, on the device.
-    pub fn copy_from(&self, from: &DeviceTensor) -> Result<()> {
+    pub fn copy_from(&self, queue: Queue, from: &DeviceTensor) -> Result<()> {
         let (from_span, to_span) = (from.span(), Span { bytes: from.bytes(), ..self.span() });
         let apart = from_span.address + from_span.bytes <= to_span.address
             || to_span.address + to_span.bytes <= from_span.address;
@@ -161,7 +159,28 @@ impl DeviceTensor {
             )));
         }
         // SAFETY: both lie in live memory of this device, are of one length and do not overlap.
-        unsafe { self.memory.device.copy(from_span, to_span) }
+        unsafe { self.memory.device.copy(queue, from_span, to_span) }
             .map_err(|error| Error::internal(format!("copy on the device: {error}")))
+    }
+}
+
+/// What is to be read from a tensor.
+pub(in crate::model) struct Download<'a> {
+    from: &'a DeviceTensor,
+    span: Span,
+    to: &'a mut [u8],
+}
+
+impl Download<'_> {
+    /// Reads all of `parts`, once everything that was asked of `queue` before is done.
+    pub fn all<const N: usize>(queue: Queue, parts: [Download<'_>; N]) -> Result<()> {
+        let Some(device) = parts.first().map(|part| part.from.memory.device.clone()) else { return Ok(()) };
+        if !parts.iter().all(|part| part.from.is_on(&device)) {
+            return Err(Error::internal("copies from several devices at once"));
+        }
+        let mut spans = parts.map(|part| (part.span, part.to));
+        // SAFETY: the spans lie in memory that the tensors keep alive, and are as long as what they go to.
+        unsafe { device.download(queue, &mut spans) }
+            .map_err(|error| Error::internal(format!("copy from the device: {error}")))
     }
 }

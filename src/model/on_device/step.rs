@@ -2,7 +2,7 @@
 //!
 //! The graphs want row `i` in slot `i`. So the sequences that feed one token are one run over the first slots, as far as
 //! the last of them; a slot in between that is not of this step is a hole. A sequence that feeds several tokens, a prompt
-//! or a draft, has a run of its own over its slot; with recurrent states, which take one token at a time, as many runs.
+//! or a draft, has a run of its own over its slot; one that feeds more than a run may hold has several.
 
 use std::ops::Range;
 
@@ -15,6 +15,31 @@ pub struct SlotLengths {
     pub tokens: Vec<usize>,
     /// Source tokens in each slot's cross cache; none without an encoder.
     pub sources: Vec<usize>,
+}
+
+/// The runs of a step, whose memory is kept for the next.
+#[derive(Debug, Default)]
+pub struct StepRuns {
+    runs: Vec<DecoderRun>,
+    used: usize,
+}
+
+impl StepRuns {
+    /// In the order in which they run.
+    pub fn all(&self) -> &[DecoderRun] {
+        &self.runs[..self.used]
+    }
+
+    /// Another run, which holds nothing yet.
+    fn push(&mut self) -> &mut DecoderRun {
+        if self.used == self.runs.len() {
+            self.runs.push(DecoderRun::default());
+        }
+        self.used += 1;
+        let run = &mut self.runs[self.used - 1];
+        run.clear();
+        run
+    }
 }
 
 /// One run of the decoder.
@@ -47,6 +72,16 @@ impl DecoderRun {
     pub fn kept_rows(&self) -> usize {
         if self.outputs.is_empty() { 0 } else { self.logit_rows.len() }
     }
+
+    fn clear(&mut self) {
+        let Self { input_ids, position_ids, logit_rows, cross_lengths, seqlens_k, outputs, .. } = self;
+        for integers in [input_ids, position_ids, logit_rows, cross_lengths] {
+            integers.clear();
+        }
+        seqlens_k.clear();
+        outputs.clear();
+        (self.recording, self.chained) = (None, false);
+    }
 }
 
 /// How runs are recorded, for devices that replay them.
@@ -56,37 +91,43 @@ pub struct Recordings {
     pub positions: usize,
 }
 
-/// Sequences whose tokens are fed one at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokensARun {
-    One,
-    Any,
-}
-
-/// Plans the runs of `batch` into `runs`, the one of several sequences first. `lengths` is what the slots hold before.
+/// Plans the runs of `batch`, the one of several sequences first. `lengths` is what the slots hold before; a run of one
+/// sequence holds `max_tokens` at most.
 pub fn plan_runs(
     batch: &DecodeBatch,
     lengths: &SlotLengths,
     recordings: Option<Recordings>,
-    tokens: TokensARun,
-    runs: &mut Vec<DecoderRun>,
+    max_tokens: usize,
+    runs: &mut StepRuns,
 ) {
-    runs.clear();
+    runs.used = 0;
     let is_single = |row: usize| batch.row(row).len() == 1;
     let singles = (0..batch.rows()).filter(|&row| is_single(row));
     match (singles.clone().count(), recordings) {
         (0, _) => {}
-        (1, None) => runs.extend(singles.map(|row| sequence_run(batch, row, 0..1))),
-        _ => runs.push(prefix_run(batch, singles, lengths, recordings)),
+        (1, None) => singles.for_each(|row| sequence_run(batch, row, 0..1, runs.push())),
+        _ => prefix_run(batch, singles, lengths, recordings, runs.push()),
     }
     for row in (0..batch.rows()).filter(|&row| !is_single(row)) {
         let all = batch.row(row).len();
-        match tokens {
-            TokensARun::Any => runs.push(sequence_run(batch, row, 0..all)),
-            TokensARun::One => {
-                runs.extend((0..all).map(|token| sequence_run(batch, row, token..token + 1)));
-            }
+        for start in (0..all).step_by(max_tokens) {
+            sequence_run(batch, row, start..all.min(start + max_tokens), runs.push());
         }
+    }
+}
+
+/// The recorded run of so many rows, over slots that hold nothing: what it writes is void.
+pub fn plan_recording(rows: usize, lengths: &SlotLengths, recordings: Recordings, runs: &mut StepRuns) {
+    runs.used = 0;
+    let run = runs.push();
+    start_prefix_run(rows, lengths, run);
+    finish_recorded_run(recordings, run);
+}
+
+impl Recordings {
+    /// Every number of rows that is recorded, of so many slots.
+    pub fn sizes(slots: usize) -> impl Iterator<Item = usize> {
+        (0..usize::BITS).map(|power| 1 << power).take_while(move |&rows: &usize| rows < slots).chain([slots])
     }
 }
 
@@ -96,21 +137,13 @@ fn prefix_run(
     singles: impl Iterator<Item = usize> + Clone,
     lengths: &SlotLengths,
     recordings: Option<Recordings>,
-) -> DecoderRun {
+    run: &mut DecoderRun,
+) {
     let slots = lengths.tokens.len();
     let used = singles.clone().map(|row| batch.slots[row] as usize + 1).max().unwrap_or(1);
     // Few sizes, so that few are recorded.
     let rows = if recordings.is_some() { used.next_power_of_two().min(slots) } else { used };
-    let mut run = DecoderRun {
-        first: 0,
-        rows,
-        tokens: 1,
-        input_ids: vec![0; rows],
-        position_ids: vec![0; rows],
-        seqlens_k: lengths.tokens[..rows].iter().map(|&tokens| tokens as i32).collect(),
-        cross_lengths: lengths.sources.iter().take(rows).map(|&tokens| tokens.max(1) as i64).collect(),
-        ..DecoderRun::default()
-    };
+    start_prefix_run(rows, lengths, run);
     for row in singles.clone() {
         let slot = batch.slots[row] as usize;
         run.input_ids[slot] = i64::from(batch.row(row)[0]);
@@ -121,12 +154,7 @@ fn prefix_run(
         }
     }
     match recordings {
-        Some(Recordings { positions }) => {
-            // What is replayed computes all of them, whoever asks.
-            run.logit_rows = (0..rows as i64).collect();
-            run.total_sequence_length = positions as i32;
-            run.recording = Some(rows as u32);
-        }
+        Some(recordings) => finish_recorded_run(recordings, run),
         None => run.total_sequence_length = run.seqlens_k.iter().max().map_or(1, |&last| last + 1),
     }
     for row in singles {
@@ -139,34 +167,43 @@ fn prefix_run(
             run.outputs.push((output, place));
         }
     }
-    at_least_one(&mut run);
-    run
+    at_least_one(run);
+}
+
+/// `rows` holes.
+fn start_prefix_run(rows: usize, lengths: &SlotLengths, run: &mut DecoderRun) {
+    (run.first, run.rows, run.tokens) = (0, rows, 1);
+    run.input_ids.resize(rows, 0);
+    run.position_ids.resize(rows, 0);
+    run.seqlens_k.extend(lengths.tokens[..rows].iter().map(|&tokens| tokens as i32));
+    run.cross_lengths.extend(lengths.sources.iter().take(rows).map(|&tokens| tokens.max(1) as i64));
+}
+
+/// What is replayed computes the logits of all rows, whoever asks, and reads the same part of the caches.
+fn finish_recorded_run(recordings: Recordings, run: &mut DecoderRun) {
+    run.logit_rows.extend(0..run.rows as i64);
+    run.total_sequence_length = recordings.positions as i32;
+    run.recording = Some(run.rows as u32);
 }
 
 /// A part of the tokens of one sequence, over the view of its slot.
-fn sequence_run(batch: &DecodeBatch, row: usize, part: Range<usize>) -> DecoderRun {
+fn sequence_run(batch: &DecodeBatch, row: usize, part: Range<usize>, run: &mut DecoderRun) {
     let tokens = &batch.row(row)[part.clone()];
     let position = batch.positions[row] + part.start as i32;
     let last = position + tokens.len() as i32 - 1;
     let begin = batch.row_offsets[row] + part.start as i32;
-    let mut run = DecoderRun {
-        first: batch.slots[row] as usize,
-        rows: 1,
-        tokens: tokens.len(),
-        input_ids: tokens.iter().map(|&token| i64::from(token)).collect(),
-        position_ids: (i64::from(position)..=i64::from(last)).collect(),
-        seqlens_k: vec![last],
-        cross_lengths: batch.cross_lengths.get(row).map(|&length| i64::from(length)).into_iter().collect(),
-        total_sequence_length: last + 1,
-        chained: part.start > 0,
-        ..DecoderRun::default()
-    };
+    (run.first, run.rows, run.tokens) = (batch.slots[row] as usize, 1, tokens.len());
+    run.input_ids.extend(tokens.iter().map(|&token| i64::from(token)));
+    run.position_ids.extend(i64::from(position)..=i64::from(last));
+    run.seqlens_k.push(last);
+    run.cross_lengths.extend(batch.cross_lengths.get(row).map(|&length| i64::from(length)));
+    run.total_sequence_length = last + 1;
+    run.chained = part.start > 0;
     for output in outputs_of(batch, begin..begin + tokens.len() as i32) {
         run.outputs.push((output, run.logit_rows.len()));
         run.logit_rows.push(batch.logit_rows[output] - i64::from(begin));
     }
-    at_least_one(&mut run);
-    run
+    at_least_one(run);
 }
 
 /// No operator need stand a tensor without rows: a run of which no logits are wanted computes some.
@@ -196,9 +233,15 @@ mod tests {
         lengths: &SlotLengths,
         recordings: Option<Recordings>,
     ) -> Vec<DecoderRun> {
-        let mut runs = vec![DecoderRun::default()];
-        plan_runs(batch, lengths, recordings, TokensARun::Any, &mut runs);
-        runs
+        let mut runs = StepRuns::default();
+        // What an earlier step has left is forgotten.
+        for run in [runs.push()] {
+            (run.recording, run.chained) = (Some(9), true);
+            run.input_ids.push(9);
+            run.outputs.push((9, 9));
+        }
+        plan_runs(batch, lengths, recordings, 100, &mut runs);
+        runs.all().to_vec()
     }
 
     #[test]
@@ -267,14 +310,44 @@ mod tests {
         let mut batch = DecodeBatch::default();
         batch.push(&[10, 11, 12], 1, 4, None);
         batch.want_logits();
-        let mut runs = Vec::new();
-        plan_runs(&batch, &lengths(&[0, 4], &[]), None, TokensARun::One, &mut runs);
+        let mut runs = StepRuns::default();
+        plan_runs(&batch, &lengths(&[0, 4], &[]), None, 1, &mut runs);
         let got: Vec<_> = runs
+            .all()
             .iter()
             .map(|run| (run.input_ids[0], run.position_ids[0], run.chained, run.outputs.len()))
             .collect();
         assert_eq!(got, [(10, 4, false, 0), (11, 5, true, 0), (12, 6, true, 1)]);
-        assert!(runs.iter().all(|run| run.logit_rows == [0] && run.first == 1));
+        assert!(runs.all().iter().all(|run| run.logit_rows == [0] && run.first == 1));
+    }
+
+    #[test]
+    fn a_long_prompt_is_several_runs() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[10, 11, 12, 13, 14], 1, 4, None);
+        batch.want_logits();
+        let mut runs = StepRuns::default();
+        plan_runs(&batch, &lengths(&[0, 4], &[]), None, 2, &mut runs);
+        let got: Vec<_> =
+            runs.all().iter().map(|run| (&run.input_ids[..], run.seqlens_k[0], run.outputs.len())).collect();
+        assert_eq!(got, [(&[10, 11][..], 5, 0), (&[12, 13][..], 7, 0), (&[14][..], 8, 1)]);
+    }
+
+    #[test]
+    fn a_recording_is_what_a_step_of_its_size_replays() {
+        assert_eq!(Recordings::sizes(5).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert_eq!(Recordings::sizes(4).collect::<Vec<_>>(), [1, 2, 4]);
+        assert_eq!(Recordings::sizes(1).collect::<Vec<_>>(), [1]);
+        let (recordings, empty) = (Recordings { positions: 33 }, lengths(&[0; 5], &[0; 5]));
+        let mut runs = StepRuns::default();
+        plan_recording(2, &empty, recordings, &mut runs);
+        let recorded = runs.all()[0].clone();
+        let mut batch = DecodeBatch::default();
+        batch.push(&[70], 1, 0, Some(CrossView { slot: 0, tokens: 1 }));
+        batch.want_logits();
+        let step = planned(&batch, &empty, Some(recordings)).remove(0);
+        let expected = DecoderRun { input_ids: vec![0, 70], outputs: vec![(0, 1)], ..recorded };
+        assert_eq!(step, expected);
     }
 
     #[test]

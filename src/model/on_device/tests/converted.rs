@@ -9,22 +9,23 @@ use super::*;
 use crate::{
     decoding::log_probability,
     engine::{CrossView, EncodeBatch, score},
-    model::{CudaOptions, ModelExecutor, Placement},
+    model::{CudaOptions, MayShrink, ModelExecutor, Placement},
 };
 
 #[path = "../../../../crates/convert/tests/support/mod.rs"]
-mod bergamot;
+pub(super) mod bergamot;
 
 /// Log-probabilities may be off by so much; wrong positions, masks or caches are off by more than a tenth.
 const TOLERANCE: f32 = 0.03;
 
-fn options() -> ExecutorOptions {
+pub(super) fn options() -> ExecutorOptions {
     ExecutorOptions {
         intra_op_threads: 1,
         max_sequences: 4,
         max_source_tokens: 64,
         max_target_tokens: 64,
         max_context_tokens: 96,
+        may_shrink: MayShrink::default(),
         placement: Placement::AsConverted,
         cuda: CudaOptions::default(),
     }
@@ -59,11 +60,10 @@ fn loaded_with(source: &str, change: impl Fn(&mut Manifest)) -> Result<(DeviceEx
 fn loaded_from(report: &textgen_convert::Report) -> Result<DeviceExecutor> {
     let ConvertedFor::Cuda(spec) = report.manifest.device else { panic!("an artifact for the CPU") };
     let runtime = runtime();
-    let session = |path: &Path| runtime.session(path, SessionDevice::Cpu, 1);
-    let parts =
-        DeviceParts { device: Arc::new(RecordingDevice::default()), session: &session, records: false };
-    let limits = limits(&report.manifest, &options()).unwrap();
-    DeviceExecutor::load(&report.artifact, &report.manifest, spec, limits, parts)
+    let session = |path: &Path, _| runtime.session(path, SessionDevice::Cpu, 1);
+    let device = Arc::new(RecordingDevice::default());
+    let graphs = Graphs::load(&report.artifact, &report.manifest, spec, device.clone(), &session)?;
+    reserve(graphs, &report.manifest, spec, &options(), &*device)
 }
 
 struct Case {
