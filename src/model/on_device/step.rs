@@ -235,11 +235,10 @@ mod tests {
     ) -> Vec<DecoderRun> {
         let mut runs = StepRuns::default();
         // What an earlier step has left is forgotten.
-        for run in [runs.push()] {
-            (run.recording, run.chained) = (Some(9), true);
-            run.input_ids.push(9);
-            run.outputs.push((9, 9));
-        }
+        let run = runs.push();
+        (run.recording, run.chained) = (Some(9), true);
+        run.input_ids.push(9);
+        run.outputs.push((9, 9));
         plan_runs(batch, lengths, recordings, 100, &mut runs);
         runs.all().to_vec()
     }

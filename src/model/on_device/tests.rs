@@ -16,6 +16,7 @@ use crate::{
 
 mod converted;
 mod engine;
+mod memory_fits;
 
 const VOCAB: usize = 40;
 const WIDTH: usize = 8;
@@ -175,12 +176,12 @@ fn manifest() -> Manifest {
         "format_version": textgen_artifact::FORMAT_VERSION, "ops_version": 1, "producer": "test", "family": "test",
         "geometry": {
             "d_model": WIDTH, "encoder_layers": 0, "decoder_layers": 1, "vocab_size": VOCAB, "head_dim": WIDTH,
-            "self_kv_heads": 1, "cross_kv_heads": 0, "state_width": 0
+            "self_kv_heads": 1, "cross_kv_heads": 0, "state_width": 0, "max_target_tokens": POSITIONS - 1
         },
         "embeddings": {"decoder": {"table": "table", "scale": 1.0}},
         "tokenizer": {"add_special_tokens": false, "source_suffix": []},
         "generation": {"eos_token_ids": [0], "do_sample": false},
-        "tensors": [], "precision_plan": [],
+        "tensors": [{"name": "table", "dtype": "f32", "shape": [VOCAB, WIDTH], "offset": 0}], "precision_plan": [],
     }))
     .unwrap()
 }

@@ -32,7 +32,7 @@ pub(super) fn options() -> ExecutorOptions {
 }
 
 /// The executor of a fixture, and its cases.
-fn loaded(source: &str) -> (DeviceExecutor, Vec<Case>) {
+pub(super) fn loaded(source: &str) -> (DeviceExecutor, Vec<Case>) {
     loaded_with(source, |_| {}).unwrap()
 }
 
@@ -66,7 +66,7 @@ fn loaded_from(report: &textgen_convert::Report) -> Result<DeviceExecutor> {
     reserve(graphs, &report.manifest, spec, &options(), &*device)
 }
 
-struct Case {
+pub(super) struct Case {
     source: Vec<u32>,
     target: Vec<u32>,
     logprobs: Vec<f32>,
