@@ -123,6 +123,10 @@ impl DeviceSession {
     /// Gives the input `name` a number in the host's memory. Its address stays the same from the first call on.
     pub fn set_host_scalar(&mut self, name: &str, value: i32) -> Result<()> {
         let mut scalar = match self.inputs.remove(name) {
+            Some(Bound::Host(scalar)) if *scalar == value => {
+                self.inputs.insert(name.to_owned(), Bound::Host(scalar));
+                return Ok(());
+            }
             Some(Bound::Host(scalar)) => scalar,
             _ => Box::new(value),
         };
@@ -130,7 +134,7 @@ impl DeviceSession {
         let data = ptr::from_mut(&mut *scalar).cast();
         // SAFETY: the box holds one i32, and is kept as long as it is bound.
         let bound = unsafe { tensor_over(&self.host, data, size_of::<i32>(), &SCALAR, i32::TYPE)? };
-        // Anew each time: ONNX Runtime may copy the number when it is bound, if some operator wants it on the device.
+        // Anew for each value: ONNX Runtime may copy the number when it is bound, if some operator wants it on the device.
         self.bind(name, &bound, false)?;
         self.inputs.insert(name.to_owned(), Bound::Host(scalar));
         Ok(())

@@ -115,6 +115,23 @@ impl DeviceTensor {
         Ok(shaped)
     }
 
+    /// The elements of another type and shape that begin at `first`, counted in those of this one.
+    pub fn part(&self, first: usize, element: ElementType, dims: &[usize]) -> Result<Self> {
+        let part = Self {
+            offset: self.offset + first * element_bytes(self.element),
+            element,
+            dims: dims.iter().map(|&dim| dim as i64).collect(),
+            ..self.clone()
+        };
+        if part.bytes() == 0 || part.offset + part.bytes() > self.offset + self.bytes() {
+            return Err(Error::internal(format!(
+                "a part of shape {dims:?} from {first} on of a tensor of shape {:?}",
+                self.dims
+            )));
+        }
+        Ok(part)
+    }
+
     /// Writes the first elements.
     pub fn upload<T: Element>(&self, queue: Queue, from: &[T]) -> Result<()> {
         let span = self.beginning(from)?;

@@ -32,8 +32,8 @@ pub(super) struct Decoder {
     cross: Vec<(String, DeviceTensor)>,
     /// States of each layer, and what a run makes of them: they count when the whole step has succeeded.
     states: Vec<(InPlace, DeviceTensor)>,
-    /// Slots whose views are bound, and whether a run goes on from the states of the one before.
-    bound: Option<(usize, usize, bool)>,
+    /// What is bound.
+    bound: Option<Shape>,
 }
 
 struct InPlace {
@@ -42,14 +42,23 @@ struct InPlace {
     memory: DeviceTensor,
 }
 
-/// What a run is told.
+/// What a run is told, all in one piece of memory, so that one copy is enough.
 struct Inputs {
-    input_ids: DeviceTensor,
-    /// None for a graph without them.
-    position_ids: Option<DeviceTensor>,
-    seqlens_k: DeviceTensor,
-    cross_lengths: DeviceTensor,
-    logit_rows: DeviceTensor,
+    words: DeviceTensor,
+    /// The same on the host, kept for its memory.
+    packed: Vec<i64>,
+    takes_positions: bool,
+}
+
+/// Two runs of the same shape find the same tensors bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    first: usize,
+    rows: usize,
+    tokens: usize,
+    chained: bool,
+    logit_rows: usize,
+    output: usize,
 }
 
 /// What the runs of a step say, one row for each of their logit rows.
@@ -154,18 +163,9 @@ impl Decoder {
             session.session().inputs().iter().any(|input| input.name() == device_graph::POSITION_IDS);
         let tokens = limits.slots.max(limits.max_target_tokens.min(RUN_TOKENS));
         let rows = memory::output_rows(limits);
+        let words = 2 * tokens + rows + limits.slots + limits.slots.div_ceil(2);
         Ok(Self {
-            inputs: Inputs {
-                input_ids: zeroed(device_graph::INPUT_IDS, I64, &[tokens])?,
-                position_ids: if takes_positions {
-                    Some(zeroed(device_graph::POSITION_IDS, I64, &[tokens])?)
-                } else {
-                    None
-                },
-                seqlens_k: zeroed(device_graph::SEQLENS_K, I32, &[limits.slots])?,
-                cross_lengths: zeroed(device_graph::CROSS_LENGTHS, I64, &[limits.slots])?,
-                logit_rows: zeroed(device_graph::LOGIT_ROWS, I64, &[rows])?,
-            },
+            inputs: Inputs { words: zeroed("inputs", I64, &[words])?, packed: Vec::new(), takes_positions },
             outputs: Outputs {
                 rows,
                 logits: zeroed(device_graph::LOGITS, F32, &[rows, limits.vocab_size])?,
@@ -210,31 +210,81 @@ impl Decoder {
 
     /// Runs the graph; its logits go to the rows from `output` on.
     pub fn run(&mut self, run: &DecoderRun, output: usize) -> Result<()> {
-        let DecoderRun { first, rows, tokens, .. } = *run;
-        let wanted = run.logit_rows.len();
-        self.bind_slots(first, rows, run.chained)?;
-        let inputs = &self.inputs;
-        let integers = |memory: &DeviceTensor, values: &[i64], dims: &[usize]| {
-            memory.upload(Queue::Decode, values)?;
-            memory.shaped(dims)
+        let shape = Shape {
+            first: run.first,
+            rows: run.rows,
+            tokens: run.tokens,
+            chained: run.chained,
+            logit_rows: run.logit_rows.len(),
+            output,
         };
-        let ids = integers(&inputs.input_ids, &run.input_ids, &[rows, tokens])?;
-        self.session.bind_input(device_graph::INPUT_IDS, ids)?;
-        let logit_rows = integers(&inputs.logit_rows, &run.logit_rows, &[wanted])?;
-        self.session.bind_input(device_graph::LOGIT_ROWS, logit_rows)?;
-        if let Some(position_ids) = &inputs.position_ids {
-            let positions = integers(position_ids, &run.position_ids, &[rows, tokens])?;
-            self.session.bind_input(device_graph::POSITION_IDS, positions)?;
-        }
-        if !self.cross.is_empty() {
-            let lengths = integers(&inputs.cross_lengths, &run.cross_lengths, &[rows])?;
-            self.session.bind_input(device_graph::CROSS_LENGTHS, lengths)?;
-        }
+        self.bind(shape)?;
+        self.pack(run);
+        self.inputs.words.upload(Queue::Decode, &self.inputs.packed)?;
         if !self.caches.is_empty() {
-            inputs.seqlens_k.upload(Queue::Decode, &run.seqlens_k)?;
-            self.session.bind_input(device_graph::SEQLENS_K, inputs.seqlens_k.shaped(&[rows])?)?;
             self.session.set_host_scalar(device_graph::TOTAL_SEQUENCE_LENGTH, run.total_sequence_length)?;
         }
+        self.session.run(run.recording).map_err(|error| Error::internal(format!("decoder step: {error}")))
+    }
+
+    /// Binds what is not bound yet; the caches of many layers are most of it.
+    fn bind(&mut self, shape: Shape) -> Result<()> {
+        let bound = self.bound.take();
+        if bound == Some(shape) {
+            self.bound = bound;
+            return Ok(());
+        }
+        let slots = |shape: Shape| (shape.first, shape.rows, shape.chained);
+        if bound.map(slots) != Some(slots(shape)) {
+            self.bind_slots(shape)?;
+        }
+        self.bind_inputs(shape)?;
+        self.bind_outputs(shape)?;
+        self.bound = Some(shape);
+        Ok(())
+    }
+
+    /// Puts together what `run` is told, in the order of [`Decoder::bind_inputs`].
+    fn pack(&mut self, run: &DecoderRun) {
+        let Inputs { packed, takes_positions, .. } = &mut self.inputs;
+        packed.clear();
+        packed.extend(&run.input_ids);
+        if *takes_positions {
+            packed.extend(&run.position_ids);
+        }
+        packed.extend(&run.logit_rows);
+        if !self.cross.is_empty() {
+            packed.extend(&run.cross_lengths);
+        }
+        if !self.caches.is_empty() {
+            let half = |value: Option<&i32>| i64::from(value.map_or(0, |&value| value as u32));
+            packed.extend(run.seqlens_k.chunks(2).map(|two| half(two.first()) | half(two.get(1)) << 32));
+        }
+    }
+
+    fn bind_inputs(&mut self, shape: Shape) -> Result<()> {
+        let Shape { rows, tokens, logit_rows, .. } = shape;
+        let mut at = 0;
+        let mut bind = |name, element, dims: &[usize], words: usize| {
+            let part = self.inputs.words.part(at, element, dims)?;
+            at += words;
+            self.session.bind_input(name, part)
+        };
+        bind(device_graph::INPUT_IDS, I64, &[rows, tokens], rows * tokens)?;
+        if self.inputs.takes_positions {
+            bind(device_graph::POSITION_IDS, I64, &[rows, tokens], rows * tokens)?;
+        }
+        bind(device_graph::LOGIT_ROWS, I64, &[logit_rows], logit_rows)?;
+        if !self.cross.is_empty() {
+            bind(device_graph::CROSS_LENGTHS, I64, &[rows], rows)?;
+        }
+        if !self.caches.is_empty() {
+            bind(device_graph::SEQLENS_K, I32, &[rows], rows.div_ceil(2))?;
+        }
+        Ok(())
+    }
+
+    fn bind_outputs(&mut self, shape: Shape) -> Result<()> {
         let outputs = &self.outputs;
         for (name, memory) in [
             (device_graph::LOGITS, &outputs.logits),
@@ -242,17 +292,14 @@ impl Decoder {
             (device_graph::CANDIDATE_IDS, &outputs.ids),
             (device_graph::LOG_SUM_EXP, &outputs.log_sum_exp),
         ] {
-            self.session.bind_output(name, memory.rows(output, wanted)?)?;
+            self.session.bind_output(name, memory.rows(shape.output, shape.logit_rows)?)?;
         }
-        self.session.run(run.recording).map_err(|error| Error::internal(format!("decoder step: {error}")))
+        Ok(())
     }
 
-    /// Binds the caches of `rows` slots from `first` on.
-    fn bind_slots(&mut self, first: usize, rows: usize, chained: bool) -> Result<()> {
-        if self.bound == Some((first, rows, chained)) {
-            return Ok(());
-        }
-        self.bound = None;
+    /// Binds what the slots hold.
+    fn bind_slots(&mut self, shape: Shape) -> Result<()> {
+        let Shape { first, rows, .. } = shape;
         for cache in &self.caches {
             let view = cache.memory.rows(first, rows)?;
             self.session.bind_input(&cache.past, view.clone())?;
@@ -262,11 +309,10 @@ impl Decoder {
             self.session.bind_input(name, memory.rows(first, rows)?)?;
         }
         for (state, next) in &self.states {
-            let past = if chained { next } else { &state.memory };
+            let past = if shape.chained { next } else { &state.memory };
             self.session.bind_input(&state.past, past.rows(first, rows)?)?;
             self.session.bind_output(&state.present, next.rows(first, rows)?)?;
         }
-        self.bound = Some((first, rows, chained));
         Ok(())
     }
 

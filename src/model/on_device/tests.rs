@@ -330,9 +330,9 @@ fn a_step_moves_a_few_integers_for_each_row_and_its_largest_logits() {
     bench.step(&[(0, &[5, 6, 7])]);
     let traffic = bench.step(&[(0, &[8]), (2, &[9])]);
     // Ids, positions and lengths of three rows, one of them a hole, and two logit rows.
-    assert_eq!(traffic.uploads.iter().sum::<usize>(), 3 * (8 + 8 + 4) + 2 * 8);
+    assert_eq!(traffic.uploads, [3 * (8 + 8) + 2 * 8 + 16]);
     assert_eq!(traffic.downloads.iter().sum::<usize>(), 2 * (CANDIDATES * 12 + 4));
-    assert_eq!((traffic.copies.len(), traffic.runs.len()), (0, 1));
+    assert_eq!((traffic.copies.len(), traffic.runs.len(), traffic.waits), (0, 1, 1));
 }
 
 #[test]
