@@ -12,7 +12,7 @@ use std::{
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
-use super::{Device, DeviceResult, Mark, Queue, Recording, Run, Span};
+use super::{Device, DeviceResult, Mark, Pieces, Queue, Recording, Run, Span};
 use crate::model::cuda::Library;
 
 /// A result of the CUDA runtime; 0 is success.
@@ -39,6 +39,8 @@ struct Functions {
     malloc: unsafe extern "C" fn(*mut *mut c_void, usize) -> Status,
     free: unsafe extern "C" fn(*mut c_void) -> Status,
     memcpy: unsafe extern "C" fn(*mut c_void, *const c_void, usize, c_int, Stream) -> Status,
+    memcpy_2d:
+        unsafe extern "C" fn(*mut c_void, usize, *const c_void, usize, usize, usize, c_int, Stream) -> Status,
     memset: unsafe extern "C" fn(*mut c_void, c_int, usize, Stream) -> Status,
     stream_create: unsafe extern "C" fn(*mut Stream, c_uint) -> Status,
     stream_synchronize: unsafe extern "C" fn(Stream) -> Status,
@@ -72,6 +74,7 @@ impl Functions {
             malloc: function!(library, c"cudaMalloc"),
             free: function!(library, c"cudaFree"),
             memcpy: function!(library, c"cudaMemcpyAsync"),
+            memcpy_2d: function!(library, c"cudaMemcpy2DAsync"),
             memset: function!(library, c"cudaMemsetAsync"),
             stream_create: function!(library, c"cudaStreamCreateWithFlags"),
             stream_synchronize: function!(library, c"cudaStreamSynchronize"),
@@ -245,10 +248,19 @@ unsafe impl Device for CudaDevice {
         self.wait(queue)
     }
 
-    unsafe fn copy(&self, queue: Queue, from: Span, to: Span) -> DeviceResult<()> {
+    unsafe fn copy(&self, queue: Queue, from: Span, to: Span, pieces: Pieces) -> DeviceResult<()> {
         let _turn = self.enter()?;
         let (source, target) = (from.address as *const c_void, to.address as *mut c_void);
-        self.transfer(queue, target, source, from.bytes, DEVICE_TO_DEVICE)
+        let Pieces { bytes, pitch, count } = pieces;
+        if count == 1 {
+            return self.transfer(queue, target, source, bytes, DEVICE_TO_DEVICE);
+        }
+        let stream = self.raw_stream(queue);
+        // SAFETY: the caller vouches for both spans, and for the pieces.
+        let status = unsafe {
+            (self.functions.memcpy_2d)(target, pitch, source, pitch, bytes, count, DEVICE_TO_DEVICE, stream)
+        };
+        self.functions.check("cudaMemcpy2DAsync", status)
     }
 
     fn new_mark(&self) -> DeviceResult<Mark> {
@@ -372,6 +384,13 @@ mod tests {
           s->ops[s->queued++] = op;
           return 0;
         }
+        int cudaMemcpy2DAsync(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height,
+                              int kind, struct stream* s) {
+          int status = 0;
+          for (size_t i = 0; i < height; ++i)
+            status |= cudaMemcpyAsync(to + i * to_pitch, from + i * from_pitch, width, kind, s);
+          return status;
+        }
         int cudaMemsetAsync(void* memory, int value, size_t bytes, struct stream* s) {
           memset(memory, value, bytes); return known(s) ? 0 : 400;
         }
@@ -430,6 +449,12 @@ mod tests {
         let parts = [second.to_host(&mut copied).unwrap(), first.to_host(&mut got).unwrap()];
         Download::all(queue, parts).unwrap();
         assert_eq!((got, copied), ([8, 9, 1, 2, 0, 0], [0, 0, 1, 2, 0, 0]));
+
+        let (cache, other) =
+            (tensor(&device, &[2, 1, 3, 2]).unwrap(), tensor(&device, &[2, 1, 3, 2]).unwrap());
+        cache.upload(queue, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).unwrap();
+        other.copy_positions_from(queue, &cache, 2).unwrap();
+        assert_eq!(read(queue, &other), [1, 2, 3, 4, 0, 0, 7, 8, 9, 10, 0, 0]);
 
         let error = tensor(&device, &[1 << 20]).err().unwrap();
         assert!(

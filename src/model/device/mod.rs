@@ -45,6 +45,14 @@ pub(super) struct Span {
     pub bytes: usize,
 }
 
+/// Parts of a span: `count` of so many bytes, each `pitch` bytes after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pieces {
+    pub bytes: usize,
+    pub pitch: usize,
+    pub count: usize,
+}
+
 /// See the module.
 ///
 /// # Safety
@@ -71,11 +79,11 @@ pub(super) unsafe trait Device: Send + Sync {
     /// Each span lies in live memory of this device and is as long as what it goes to.
     unsafe fn download(&self, queue: Queue, parts: &mut [(Span, &mut [u8])]) -> DeviceResult<()>;
 
-    /// Copies within the device; the spans do not overlap.
+    /// Copies `pieces` of a span to the same places of another; the spans do not overlap.
     ///
     /// # Safety
-    /// Both lie in live memory of this device and are of one length.
-    unsafe fn copy(&self, queue: Queue, from: Span, to: Span) -> DeviceResult<()>;
+    /// Both lie in live memory of this device and are of one length, and the pieces lie within.
+    unsafe fn copy(&self, queue: Queue, from: Span, to: Span, pieces: Pieces) -> DeviceResult<()>;
 
     /// A mark, which lives as long as the device.
     fn new_mark(&self) -> DeviceResult<Mark>;

@@ -23,7 +23,7 @@ use std::{
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
 use self::clock::{Access, Clock};
-use super::{Device, DeviceResult, Mark, Place, Queue, Recording, Run, Span};
+use super::{Device, DeviceResult, Mark, Pieces, Place, Queue, Recording, Run, Span};
 
 /// What was asked of a device since the last look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ struct SetMark {
 
 enum Operation {
     Write { bytes: Vec<u8>, to: Span },
-    Copy { from: Span, to: Span },
+    Copy { from: Span, to: Span, pieces: Pieces },
     Set { mark: Mark, turn: u64 },
     Follow { mark: Mark, turn: u64 },
 }
@@ -174,9 +174,12 @@ impl State {
         let Some(operation) = self.queues[queue].pop_front() else { return false };
         match operation {
             Operation::Write { bytes, to } => self.bytes_mut(to).copy_from_slice(&bytes),
-            Operation::Copy { from, to } => {
-                let bytes = self.bytes_mut(from).to_vec();
-                self.bytes_mut(to).copy_from_slice(&bytes);
+            Operation::Copy { from, to, pieces: Pieces { bytes, pitch, count } } => {
+                let source = self.bytes_mut(from).to_vec();
+                let target = self.bytes_mut(to);
+                for start in (0..count).map(|piece| piece * pitch) {
+                    target[start..start + bytes].copy_from_slice(&source[start..start + bytes]);
+                }
             }
             Operation::Set { mark, turn } => self.marks[mark.0].reached = turn,
             Operation::Follow { mark, turn } => self.reach(mark, turn),
@@ -293,17 +296,20 @@ unsafe impl Device for RecordingDevice {
         Ok(())
     }
 
-    unsafe fn copy(&self, queue: Queue, from: Span, to: Span) -> DeviceResult<()> {
+    unsafe fn copy(&self, queue: Queue, from: Span, to: Span, pieces: Pieces) -> DeviceResult<()> {
         let mut state = self.idle()?;
         if state.in_step {
-            return Err(format!("{} bytes are copied on the device within a step", from.bytes));
+            return Err(format!("{pieces:?} are copied on the device within a step"));
         }
         state.check("copy", from)?;
         state.check("copy", to)?;
         let accesses = [Access { span: from, is_write: false }, Access { span: to, is_write: true }];
         state.clock.tick("copy", queue as usize, &mut accesses.into_iter())?;
-        state.traffic.copies.push(from.bytes);
-        state.queues[queue as usize].push_back(Operation::Copy { from, to });
+        if (pieces.count - 1) * pieces.pitch + pieces.bytes > from.bytes {
+            return Err(format!("copy: {pieces:?} go beyond {} bytes", from.bytes));
+        }
+        state.traffic.copies.push(pieces.count * pieces.bytes);
+        state.queues[queue as usize].push_back(Operation::Copy { from, to, pieces });
         Ok(())
     }
 
@@ -369,6 +375,7 @@ mod tests {
     use super::{super::Binding, *};
 
     const QUEUE: Queue = Queue::Decode;
+    const WHOLE: Pieces = Pieces { bytes: 32, pitch: 32, count: 1 };
 
     const DIMS: [i64; 2] = [2, 4];
 
@@ -446,8 +453,8 @@ mod tests {
         unsafe {
             refused(bench.device.upload(QUEUE, &[0; 32], bench.span()), "was freed");
             refused(bench.device.download(QUEUE, &mut [(bench.span(), &mut [0; 32])]), "was freed");
-            refused(bench.device.copy(QUEUE, bench.span(), other), "was freed");
-            refused(bench.device.copy(QUEUE, other, bench.span()), "was freed");
+            refused(bench.device.copy(QUEUE, bench.span(), other, WHOLE), "was freed");
+            refused(bench.device.copy(QUEUE, other, bench.span(), WHOLE), "was freed");
         }
     }
 
@@ -459,7 +466,7 @@ mod tests {
         bench.device.begin_step();
         // SAFETY: both spans are live.
         unsafe {
-            refused(bench.device.copy(QUEUE, other, bench.span()), "within a step");
+            refused(bench.device.copy(QUEUE, other, bench.span(), WHOLE), "within a step");
             bench.device.upload(QUEUE, &[0; 32], other).unwrap();
         }
         refused(bench.device.allocate(8), "within a step");
@@ -492,7 +499,7 @@ mod tests {
         // SAFETY: the spans are live, and so is the memory that is looked at behind the device's back.
         unsafe {
             bench.device.upload(QUEUE, &[1; 32], bench.span()).unwrap();
-            bench.device.copy(QUEUE, bench.span(), other).unwrap();
+            bench.device.copy(QUEUE, bench.span(), other, WHOLE).unwrap();
             bench.device.upload(QUEUE, &[2; 32], bench.span()).unwrap();
             assert_eq!(*bench.memory.as_ptr(), 0, "a copy was done before anyone waited");
             let mut got = [0; 32];

@@ -2,7 +2,7 @@
 
 use std::{ptr::NonNull, slice, sync::Arc};
 
-use super::{Device, Queue, Span};
+use super::{Device, Pieces, Queue, Span};
 use crate::{
     error::{Error, Result},
     model::binding::{Element, ElementType, element_bytes},
@@ -166,6 +166,28 @@ impl DeviceTensor {
 
     /// Copies all of `from` to the beginning of this one, on the device.
     pub fn copy_from(&self, queue: Queue, from: &DeviceTensor) -> Result<()> {
+        let bytes = from.bytes();
+        self.copy_pieces(queue, from, Pieces { bytes, pitch: bytes, count: 1 })
+    }
+
+    /// Copies the first `positions` of each head of `from`, of the same shape `[rows, heads, positions, head_dim]`.
+    pub fn copy_positions_from(&self, queue: Queue, from: &DeviceTensor, positions: usize) -> Result<()> {
+        let &[rows, heads, limit, head_dim] = &self.dims[..] else {
+            return Err(Error::internal(format!("a tensor of shape {:?} has no positions", self.dims)));
+        };
+        let head = head_dim as usize * element_bytes(self.element);
+        if self.dims != from.dims || positions > limit as usize {
+            return Err(Error::internal(format!(
+                "a copy of {positions} positions of shape {:?} to one of {:?}",
+                from.dims, self.dims
+            )));
+        }
+        let pieces =
+            Pieces { bytes: positions * head, pitch: limit as usize * head, count: (rows * heads) as usize };
+        self.copy_pieces(queue, from, pieces)
+    }
+
+    fn copy_pieces(&self, queue: Queue, from: &DeviceTensor, pieces: Pieces) -> Result<()> {
         let (from_span, to_span) = (from.span(), Span { bytes: from.bytes(), ..self.span() });
         let apart = from_span.address + from_span.bytes <= to_span.address
             || to_span.address + to_span.bytes <= from_span.address;
@@ -175,8 +197,12 @@ impl DeviceTensor {
                 from.dims, self.dims
             )));
         }
-        // SAFETY: both lie in live memory of this device, are of one length and do not overlap.
-        unsafe { self.memory.device.copy(queue, from_span, to_span) }
+        if pieces.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both lie in live memory of this device, are of one length, which is that of the pieces, and do not
+        // overlap.
+        unsafe { self.memory.device.copy(queue, from_span, to_span, pieces) }
             .map_err(|error| Error::internal(format!("copy on the device: {error}")))
     }
 }

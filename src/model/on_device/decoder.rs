@@ -1,11 +1,11 @@
-//! The decoder's graph over the slots of a device.
+//! The decoder's graph over the caches on a device.
 
 use std::{path::Path, sync::Arc};
 
 use ort::session::Session;
 use textgen_artifact::{CudaSpec, DECODER_FILE, Manifest, device_graph, graph};
 
-use super::{F32, I32, I64, element_of, memory, step::DecoderRun};
+use super::{F32, I32, I64, element_of, memory, rows::Rows, step::DecoderRun};
 use crate::{
     engine::ExecutorLimits,
     error::{Error, Result},
@@ -26,9 +26,9 @@ pub(super) struct Decoder {
     session: DeviceSession,
     inputs: Inputs,
     outputs: Outputs,
-    /// Keys and values of each layer, `[slots, heads, positions, head_dim]`, with their names before and after a step.
+    /// Keys and values of each layer, `[rows, heads, positions, head_dim]`, with their names before and after a step.
     caches: Vec<InPlace>,
-    /// Encoded sources of the sequences, `[slots, positions, width]`.
+    /// Encoded sources of the sequences, `[rows, positions, width]`.
     cross: Vec<(String, DeviceTensor)>,
     /// States of each layer, and what a run makes of them: they count when the whole step has succeeded.
     states: Vec<(InPlace, DeviceTensor)>,
@@ -133,10 +133,11 @@ impl Decoder {
         let element = element_of(spec.caches)?;
         let zeroed = |name: &str, element, dims: &[usize]| DeviceTensor::zeroed(device, name, element, dims);
         let (mut caches, mut cross, mut states) = (Vec::new(), Vec::new(), Vec::new());
+        let rows = Rows::count(limits.slots);
         for layer in 0..geometry.decoder_layers {
             if geometry.self_kv_heads > 0 {
                 let positions = memory::slot_positions(limits);
-                let dims = [limits.slots, geometry.self_kv_heads, positions, geometry.head_dim];
+                let dims = [rows, geometry.self_kv_heads, positions, geometry.head_dim];
                 for (past, present) in [
                     (graph::past_self_key(layer), graph::present_self_key(layer)),
                     (graph::past_self_value(layer), graph::present_self_value(layer)),
@@ -148,13 +149,13 @@ impl Decoder {
             if let Some(encoder) = limits.encoder {
                 let width = geometry.cross_kv_heads * geometry.head_dim;
                 for name in [graph::past_cross_key(layer), graph::past_cross_value(layer)] {
-                    let memory = zeroed(&name, element, &[limits.slots, encoder.max_source_tokens, width])?;
+                    let memory = zeroed(&name, element, &[rows, encoder.max_source_tokens, width])?;
                     cross.push((name, memory));
                 }
             }
             if geometry.state_width > 0 {
                 let (past, present) = (graph::past_state(layer), graph::present_state(layer));
-                let dims = [limits.slots, geometry.state_width];
+                let dims = [rows, geometry.state_width];
                 let (memory, next) = (zeroed(&past, F32, &dims)?, zeroed(&present, F32, &dims)?);
                 states.push((InPlace { past, present, memory }, next));
             }
@@ -316,24 +317,31 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes what the step has made of the states of `slots` count.
-    pub fn commit_states(&self, slots: &[i32]) -> Result<()> {
+    /// Makes what the step has made of the states in `row` count.
+    pub fn commit_states(&self, row: usize) -> Result<()> {
         for (state, next) in &self.states {
-            for &slot in slots {
-                let slot = slot as usize;
-                state.memory.rows(slot, 1)?.copy_from(Queue::Decode, &next.rows(slot, 1)?)?;
-            }
+            copy_row(&state.memory, row, next, row)?;
         }
         Ok(())
     }
 
-    /// Makes the self caches of slot `to` those of slot `from`.
-    pub fn copy_slot(&self, from: usize, to: usize) -> Result<()> {
-        // Heads lie apart, so that the slot is copied whole; what is behind a prefix is void.
-        for cache in &self.caches {
-            cache.memory.rows(to, 1)?.copy_from(Queue::Decode, &cache.memory.rows(from, 1)?)?;
+    /// Makes the first `tokens` of the self caches in row `to` those in row `from`.
+    pub fn copy_prefix(&self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        self.caches.iter().try_for_each(|cache| {
+            let (to, from) = (cache.memory.rows(to, 1)?, cache.memory.rows(from, 1)?);
+            to.copy_positions_from(Queue::Decode, &from, tokens)
+        })
+    }
+
+    /// Copies what a sequence has from row `from` to row `to`: so many tokens, and those of its source.
+    pub fn move_row(&self, from: usize, to: usize, tokens: usize, source_tokens: usize) -> Result<()> {
+        self.copy_prefix(from, to, tokens)?;
+        for (_, memory) in self.cross.iter().filter(|_| source_tokens > 0) {
+            let width = memory.dims().last().map_or(0, |&width| width as usize);
+            let source = memory.rows(from, 1)?.shaped(&[1, source_tokens, width])?;
+            memory.rows(to, 1)?.copy_from(Queue::Decode, &source)?;
         }
-        Ok(())
+        self.states.iter().try_for_each(|(state, _)| copy_row(&state.memory, to, &state.memory, from))
     }
 
     /// Fetches the largest logits of the first `rows` rows.
@@ -360,4 +368,8 @@ impl Decoder {
         let logits = self.outputs.logits.rows(row, 1)?;
         Download::all(Queue::Decode, [logits.to_host(to)?])
     }
+}
+
+fn copy_row(to: &DeviceTensor, to_row: usize, from: &DeviceTensor, from_row: usize) -> Result<()> {
+    to.rows(to_row, 1)?.copy_from(Queue::Decode, &from.rows(from_row, 1)?)
 }

@@ -9,7 +9,8 @@ use super::{
     decoder::{self, Decoder, Found},
     encoder::{self, Encoder},
     memory,
-    step::{DecoderRun, Recordings, SlotLengths, StepRuns, plan_recording, plan_runs},
+    rows::{Move, Rows},
+    step::{DecoderRun, Recordings, RowLengths, RunRules, StepRuns, plan_recording, plan_runs},
 };
 use crate::{
     decoding::TopLogits,
@@ -57,7 +58,9 @@ pub struct DeviceExecutor {
     recordings: Option<Recordings>,
     encoder: Option<Encoder>,
     decoder: Decoder,
-    lengths: SlotLengths,
+    rows: Rows,
+    moves: Vec<Move>,
+    lengths: RowLengths,
     runs: StepRuns,
     /// For each logit row of the last step, its row in the outputs.
     places: Vec<usize>,
@@ -80,7 +83,8 @@ impl DeviceExecutor {
             _ => None,
         };
         let decoder = Decoder::reserve(decoder, manifest, spec, limits, &device)?;
-        let sources = if encoder.is_some() { vec![0; limits.slots] } else { Vec::new() };
+        let rows = Rows::count(limits.slots);
+        let sources = if encoder.is_some() { vec![0; rows] } else { Vec::new() };
         Ok(Self {
             device,
             limits,
@@ -88,7 +92,9 @@ impl DeviceExecutor {
             recordings: None,
             encoder,
             decoder,
-            lengths: SlotLengths { tokens: vec![0; limits.slots], sources },
+            rows: Rows::new(limits.slots),
+            moves: Vec::new(),
+            lengths: RowLengths { tokens: vec![0; rows], sources },
             runs: StepRuns::default(),
             places: Vec::new(),
             found: Found::default(),
@@ -148,14 +154,37 @@ impl DeviceExecutor {
         self.memory = memory;
     }
 
+    /// Brings the sequences of `batch` to the first rows of the caches, if they are few and far apart.
+    pub(super) fn compact(&mut self, batch: &DecodeBatch) -> Result<()> {
+        // One sequence alone meets no holes, unless its run is a recorded one.
+        if self.recordings.is_none() && batch.rows() == 1 {
+            return Ok(());
+        }
+        let lengths = &mut self.lengths;
+        self.rows.compact(&batch.slots, |row| lengths.tokens[row] > 0, &mut self.moves);
+        for &Move { from, to } in &self.moves {
+            let source = lengths.sources.get(from).copied().unwrap_or(0);
+            self.decoder.move_row(from, to, lengths.tokens[from], source)?;
+            lengths.tokens[to] = std::mem::take(&mut lengths.tokens[from]);
+            if let Some(tokens) = lengths.sources.get_mut(to) {
+                *tokens = source;
+            }
+        }
+        Ok(())
+    }
+
+    fn row_of(&self, slot: i32) -> usize {
+        self.rows.of_slots()[slot as usize]
+    }
+
     /// Gives the sequences of `batch` that start a copy of their sources.
     fn take_sources(&mut self, batch: &DecodeBatch) -> Result<()> {
         let Some(encoder) = &self.encoder else { return Ok(()) };
         for row in (0..batch.rows()).filter(|&row| batch.positions[row] == 0) {
-            let (slot, cross) = (batch.slots[row] as usize, batch.cross_slots[row] as usize);
+            let (to, cross) = (self.row_of(batch.slots[row]), batch.cross_slots[row] as usize);
             let tokens = batch.cross_lengths[row] as usize;
-            encoder.give(cross, tokens, self.decoder.cross(), slot)?;
-            self.lengths.sources[slot] = tokens;
+            encoder.give(cross, tokens, self.decoder.cross(), to)?;
+            self.lengths.sources[to] = tokens;
         }
         Ok(())
     }
@@ -199,17 +228,19 @@ impl Executor for DeviceExecutor {
     }
 
     fn decode(&mut self, batch: &DecodeBatch) -> Result<()> {
+        self.compact(batch)?;
         self.take_sources(batch)?;
-        plan_runs(batch, &self.lengths, self.recordings, self.decoder.run_tokens(), &mut self.runs);
+        let rules = RunRules { recordings: self.recordings, max_tokens: self.decoder.run_tokens() };
+        plan_runs(batch, self.rows.of_slots(), &self.lengths, rules, &mut self.runs);
         self.places.clear();
         self.places.resize(batch.logit_rows.len(), 0);
         let rows = self.run_all()?;
         self.decoder.fetch(rows, self.candidates, &mut self.found)?;
         // From here on nothing fails that could be tried again.
-        self.decoder.commit_states(&batch.slots)?;
         for row in 0..batch.rows() {
-            self.lengths.tokens[batch.slots[row] as usize] =
-                batch.positions[row] as usize + batch.row(row).len();
+            let at = self.row_of(batch.slots[row]);
+            self.decoder.commit_states(at)?;
+            self.lengths.tokens[at] = batch.positions[row] as usize + batch.row(row).len();
         }
         Ok(())
     }
@@ -218,8 +249,9 @@ impl Executor for DeviceExecutor {
         if !self.limits.can_rewind {
             return Err(Error::internal("a recurrent state cannot be cut to a prefix"));
         }
+        let (from, to) = (self.rows.of_slots()[from], self.rows.of_slots()[to]);
         self.lengths.tokens[to] = 0;
-        self.decoder.copy_slot(from, to)?;
+        self.decoder.copy_prefix(from, to, tokens)?;
         self.lengths.tokens[to] = tokens;
         Ok(())
     }

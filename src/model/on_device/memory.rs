@@ -2,7 +2,7 @@
 
 use textgen_artifact::{CudaSpec, Manifest};
 
-use super::encoder::run_tokens;
+use super::{encoder::run_tokens, rows::Rows};
 use crate::{
     engine::{EncoderLimits, ExecutorLimits},
     error::{Error, Result},
@@ -44,13 +44,14 @@ pub(super) fn with_slots(limits: ExecutorLimits, slots: usize) -> ExecutorLimits
 /// Bytes of caches, states and logits on the device; a few integers for each row and token come on top.
 pub(super) fn cache_bytes(manifest: &Manifest, spec: CudaSpec, limits: ExecutorLimits) -> usize {
     let geometry = &manifest.geometry;
-    let own = limits.slots * geometry.self_kv_heads * slot_positions(limits) * geometry.head_dim;
+    let rows = Rows::count(limits.slots);
+    let own = rows * geometry.self_kv_heads * slot_positions(limits) * geometry.head_dim;
     let cross = limits.encoder.map_or(0, |encoder| {
-        let sources = (limits.slots + encoder.cross_slots) * encoder.max_source_tokens;
+        let sources = (rows + encoder.cross_slots) * encoder.max_source_tokens;
         (sources + run_tokens(encoder)) * geometry.cross_kv_heads * geometry.head_dim
     });
     let caches = 2 * geometry.decoder_layers * (own + cross) * spec.caches.bytes();
-    let states = 2 * geometry.decoder_layers * limits.slots * geometry.state_width * size_of::<f32>();
+    let states = 2 * geometry.decoder_layers * rows * geometry.state_width * size_of::<f32>();
     let candidates = spec.candidates * (size_of::<f32>() + size_of::<i64>()) + size_of::<f32>();
     let logits = output_rows(limits) * (limits.vocab_size * size_of::<f32>() + candidates);
     caches + states + logits

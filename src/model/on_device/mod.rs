@@ -11,6 +11,7 @@ mod decoder;
 mod encoder;
 mod executor;
 mod memory;
+mod rows;
 mod step;
 
 use std::{

@@ -1,19 +1,19 @@
 //! What of a batch goes into which run.
 //!
-//! The graphs want row `i` in slot `i`. So the sequences that feed one token are one run over the first slots, as far as
-//! the last of them; a slot in between that is not of this step is a hole. A sequence that feeds several tokens, a prompt
-//! or a draft, has a run of its own over its slot; one that feeds more than a run may hold has several.
+//! The graphs want the rows of a run one after the other in the caches. So the sequences that feed one token are one run
+//! over the first rows, as far as the last of them; a row in between that is not of this step is a hole. A sequence that feeds several tokens, a prompt
+//! or a draft, has a run of its own over its row; one that feeds more than a run may hold has several.
 
 use std::ops::Range;
 
 use crate::engine::DecodeBatch;
 
-/// What the slots hold.
+/// What the rows of the caches hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SlotLengths {
-    /// Tokens in each slot's self cache. Behind them nothing is of value.
+pub struct RowLengths {
+    /// Tokens in each row's self cache. Behind them nothing is of value.
     pub tokens: Vec<usize>,
-    /// Source tokens in each slot's cross cache; none without an encoder.
+    /// Source tokens in each row's cross cache; none without an encoder.
     pub sources: Vec<usize>,
 }
 
@@ -45,7 +45,7 @@ impl StepRuns {
 /// One run of the decoder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DecoderRun {
-    /// The first slot, and how many from there on.
+    /// The first row of the caches, and how many from there on.
     pub first: usize,
     pub rows: usize,
     /// Tokens a row.
@@ -91,33 +91,42 @@ pub struct Recordings {
     pub positions: usize,
 }
 
-/// Plans the runs of `batch`, the one of several sequences first. `lengths` is what the slots hold before; a run of one
-/// sequence holds `max_tokens` at most.
+/// What is the same for all steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunRules {
+    pub recordings: Option<Recordings>,
+    /// Tokens of a run of one sequence, at most.
+    pub max_tokens: usize,
+}
+
+/// Plans the runs of `batch`, the one of several sequences first. `row_of` is each slot's row of the caches, `lengths`
+/// what the rows hold before.
 pub fn plan_runs(
     batch: &DecodeBatch,
-    lengths: &SlotLengths,
-    recordings: Option<Recordings>,
-    max_tokens: usize,
+    row_of: &[usize],
+    lengths: &RowLengths,
+    rules: RunRules,
     runs: &mut StepRuns,
 ) {
+    let RunRules { recordings, max_tokens } = rules;
     runs.used = 0;
     let is_single = |row: usize| batch.row(row).len() == 1;
     let singles = (0..batch.rows()).filter(|&row| is_single(row));
     match (singles.clone().count(), recordings) {
         (0, _) => {}
-        (1, None) => singles.for_each(|row| sequence_run(batch, row, 0..1, runs.push())),
-        _ => prefix_run(batch, singles, lengths, recordings, runs.push()),
+        (1, None) => singles.for_each(|row| sequence_run(batch, row_of, row, 0..1, runs.push())),
+        _ => prefix_run(batch, row_of, singles, lengths, recordings, runs.push()),
     }
     for row in (0..batch.rows()).filter(|&row| !is_single(row)) {
         let all = batch.row(row).len();
         for start in (0..all).step_by(max_tokens) {
-            sequence_run(batch, row, start..all.min(start + max_tokens), runs.push());
+            sequence_run(batch, row_of, row, start..all.min(start + max_tokens), runs.push());
         }
     }
 }
 
-/// The recorded run of so many rows, over slots that hold nothing: what it writes is void.
-pub fn plan_recording(rows: usize, lengths: &SlotLengths, recordings: Recordings, runs: &mut StepRuns) {
+/// The recorded run of so many rows, which hold nothing: what it writes is void.
+pub fn plan_recording(rows: usize, lengths: &RowLengths, recordings: Recordings, runs: &mut StepRuns) {
     runs.used = 0;
     let run = runs.push();
     start_prefix_run(rows, lengths, run);
@@ -134,23 +143,24 @@ impl Recordings {
 /// All sequences that feed one token.
 fn prefix_run(
     batch: &DecodeBatch,
+    row_of: &[usize],
     singles: impl Iterator<Item = usize> + Clone,
-    lengths: &SlotLengths,
+    lengths: &RowLengths,
     recordings: Option<Recordings>,
     run: &mut DecoderRun,
 ) {
-    let slots = lengths.tokens.len();
-    let used = singles.clone().map(|row| batch.slots[row] as usize + 1).max().unwrap_or(1);
+    let in_caches = |row: usize| row_of[batch.slots[row] as usize];
+    let used = singles.clone().map(|row| in_caches(row) + 1).max().unwrap_or(1);
     // Few sizes, so that few are recorded.
-    let rows = if recordings.is_some() { used.next_power_of_two().min(slots) } else { used };
+    let rows = if recordings.is_some() { used.next_power_of_two().min(row_of.len()) } else { used };
     start_prefix_run(rows, lengths, run);
     for row in singles.clone() {
-        let slot = batch.slots[row] as usize;
-        run.input_ids[slot] = i64::from(batch.row(row)[0]);
-        run.position_ids[slot] = i64::from(batch.positions[row]);
-        run.seqlens_k[slot] = batch.positions[row];
+        let at = in_caches(row);
+        run.input_ids[at] = i64::from(batch.row(row)[0]);
+        run.position_ids[at] = i64::from(batch.positions[row]);
+        run.seqlens_k[at] = batch.positions[row];
         if let Some(&length) = batch.cross_lengths.get(row) {
-            run.cross_lengths[slot] = i64::from(length);
+            run.cross_lengths[at] = i64::from(length);
         }
     }
     match recordings {
@@ -158,11 +168,11 @@ fn prefix_run(
         None => run.total_sequence_length = run.seqlens_k.iter().max().map_or(1, |&last| last + 1),
     }
     for row in singles {
-        let slot = batch.slots[row] as usize;
+        let at = in_caches(row);
         for output in outputs_of(batch, batch.row_offsets[row]..batch.row_offsets[row + 1]) {
-            let place = if recordings.is_some() { slot } else { run.logit_rows.len() };
+            let place = if recordings.is_some() { at } else { run.logit_rows.len() };
             if recordings.is_none() {
-                run.logit_rows.push(slot as i64);
+                run.logit_rows.push(at as i64);
             }
             run.outputs.push((output, place));
         }
@@ -171,7 +181,7 @@ fn prefix_run(
 }
 
 /// `rows` holes.
-fn start_prefix_run(rows: usize, lengths: &SlotLengths, run: &mut DecoderRun) {
+fn start_prefix_run(rows: usize, lengths: &RowLengths, run: &mut DecoderRun) {
     (run.first, run.rows, run.tokens) = (0, rows, 1);
     run.input_ids.resize(rows, 0);
     run.position_ids.resize(rows, 0);
@@ -186,13 +196,13 @@ fn finish_recorded_run(recordings: Recordings, run: &mut DecoderRun) {
     run.recording = Some(run.rows as u32);
 }
 
-/// A part of the tokens of one sequence, over the view of its slot.
-fn sequence_run(batch: &DecodeBatch, row: usize, part: Range<usize>, run: &mut DecoderRun) {
+/// A part of the tokens of one sequence, over its row of the caches.
+fn sequence_run(batch: &DecodeBatch, row_of: &[usize], row: usize, part: Range<usize>, run: &mut DecoderRun) {
     let tokens = &batch.row(row)[part.clone()];
     let position = batch.positions[row] + part.start as i32;
     let last = position + tokens.len() as i32 - 1;
     let begin = batch.row_offsets[row] + part.start as i32;
-    (run.first, run.rows, run.tokens) = (batch.slots[row] as usize, 1, tokens.len());
+    (run.first, run.rows, run.tokens) = (row_of[batch.slots[row] as usize], 1, tokens.len());
     run.input_ids.extend(tokens.iter().map(|&token| i64::from(token)));
     run.position_ids.extend(i64::from(position)..=i64::from(last));
     run.seqlens_k.push(last);
@@ -224,23 +234,25 @@ mod tests {
     use super::*;
     use crate::engine::CrossView;
 
-    fn lengths(tokens: &[usize], sources: &[usize]) -> SlotLengths {
-        SlotLengths { tokens: tokens.to_vec(), sources: sources.to_vec() }
+    fn lengths(tokens: &[usize], sources: &[usize]) -> RowLengths {
+        RowLengths { tokens: tokens.to_vec(), sources: sources.to_vec() }
     }
 
-    fn planned(
-        batch: &DecodeBatch,
-        lengths: &SlotLengths,
-        recordings: Option<Recordings>,
-    ) -> Vec<DecoderRun> {
+    fn planned(batch: &DecodeBatch, lengths: &RowLengths, recordings: Option<Recordings>) -> Vec<DecoderRun> {
         let mut runs = StepRuns::default();
         // What an earlier step has left is forgotten.
         let run = runs.push();
         (run.recording, run.chained) = (Some(9), true);
         run.input_ids.push(9);
         run.outputs.push((9, 9));
-        plan_runs(batch, lengths, recordings, 100, &mut runs);
+        plan(batch, lengths, RunRules { recordings, max_tokens: 100 }, &mut runs);
         runs.all().to_vec()
+    }
+
+    /// Each slot is in its own row.
+    fn plan(batch: &DecodeBatch, lengths: &RowLengths, rules: RunRules, runs: &mut StepRuns) {
+        let row_of: Vec<usize> = (0..lengths.tokens.len()).collect();
+        plan_runs(batch, &row_of, lengths, rules, runs);
     }
 
     #[test]
@@ -310,7 +322,7 @@ mod tests {
         batch.push(&[10, 11, 12], 1, 4, None);
         batch.want_logits();
         let mut runs = StepRuns::default();
-        plan_runs(&batch, &lengths(&[0, 4], &[]), None, 1, &mut runs);
+        plan(&batch, &lengths(&[0, 4], &[]), RunRules { recordings: None, max_tokens: 1 }, &mut runs);
         let got: Vec<_> = runs
             .all()
             .iter()
@@ -326,7 +338,7 @@ mod tests {
         batch.push(&[10, 11, 12, 13, 14], 1, 4, None);
         batch.want_logits();
         let mut runs = StepRuns::default();
-        plan_runs(&batch, &lengths(&[0, 4], &[]), None, 2, &mut runs);
+        plan(&batch, &lengths(&[0, 4], &[]), RunRules { recordings: None, max_tokens: 2 }, &mut runs);
         let got: Vec<_> =
             runs.all().iter().map(|run| (&run.input_ids[..], run.seqlens_k[0], run.outputs.len())).collect();
         assert_eq!(got, [(&[10, 11][..], 5, 0), (&[12, 13][..], 7, 0), (&[14][..], 8, 1)]);
@@ -347,6 +359,27 @@ mod tests {
         let step = planned(&batch, &empty, Some(recordings)).remove(0);
         let expected = DecoderRun { input_ids: vec![0, 70], outputs: vec![(0, 1)], ..recorded };
         assert_eq!(step, expected);
+    }
+
+    #[test]
+    fn a_run_covers_the_rows_of_its_slots() {
+        let mut batch = DecodeBatch::default();
+        batch.push(&[70], 3, 9, None);
+        batch.want_logits();
+        batch.push(&[71], 0, 2, None);
+        batch.want_logits();
+        batch.push(&[72, 73], 1, 4, None);
+        batch.want_logits();
+        let mut runs = StepRuns::default();
+        let rules = RunRules { recordings: None, max_tokens: 9 };
+        plan_runs(&batch, &[1, 4, 2, 0], &lengths(&[9, 2, 0, 0, 4], &[]), rules, &mut runs);
+        let [singles, prompt] = runs.all() else { panic!("two runs") };
+        assert_eq!(
+            (singles.rows, &singles.input_ids[..], &singles.seqlens_k[..]),
+            (2, &[70, 71][..], &[9, 2][..])
+        );
+        assert_eq!(singles.outputs, [(0, 0), (1, 1)]);
+        assert_eq!((prompt.first, &prompt.input_ids[..]), (4, &[72, 73][..]));
     }
 
     #[test]

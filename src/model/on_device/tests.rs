@@ -223,6 +223,7 @@ impl Bench {
             batch.want_logits();
             batch.push_draft(&tokens[1..]);
         }
+        self.executor.compact(&batch).unwrap();
         self.device.traffic();
         self.device.begin_step();
         self.executor.decode(&batch).unwrap();
@@ -333,6 +334,26 @@ fn a_step_moves_a_few_integers_for_each_row_and_its_largest_logits() {
     assert_eq!(traffic.uploads, [3 * (8 + 8) + 2 * 8 + 16]);
     assert_eq!(traffic.downloads.iter().sum::<usize>(), 2 * (CANDIDATES * 12 + 4));
     assert_eq!((traffic.copies.len(), traffic.runs.len(), traffic.waits), (0, 1, 1));
+}
+
+#[test]
+fn what_still_runs_comes_to_the_first_rows_and_nothing_is_lost() {
+    let mut bench = Bench::new(true);
+    bench.step(&[(0, &[5]), (1, &[6]), (2, &[7]), (3, &[8, 9]), (4, &[10])]);
+    let mut batch = DecodeBatch::default();
+    batch.push(&[11], 3, 2, None);
+    batch.push(&[12], 4, 1, None);
+    bench.executor.compact(&batch).unwrap();
+    // Two of value make room: keys and values, of which only the tokens that are there.
+    let copies = bench.device.traffic().copies;
+    let token = WIDTH * size_of::<f32>();
+    assert_eq!(copies, [[token; 2], [2 * token; 2], [token; 2], [token; 2]].concat());
+    let traffic = bench.step(&[(3, &[11]), (4, &[12])]);
+    // Two rows, their ids, positions, lengths and logits.
+    assert_eq!(traffic.uploads, [2 * (8 + 8 + 4 + 8)]);
+    bench.step(&[(0, &[13]), (1, &[14]), (2, &[15]), (3, &[16]), (4, &[17])]);
+    let traffic = bench.step(&[(2, &[18])]);
+    assert_eq!((traffic.uploads, traffic.runs.len()), (vec![8 + 8 + 8 + 8], 1));
 }
 
 #[test]
