@@ -37,6 +37,8 @@ pub(in crate::model) struct Gpu {
     pub device: i32,
     /// As it is sold.
     pub name: String,
+    /// Compute capability: major, minor.
+    pub capability: (i32, i32),
     /// Bytes of its memory that nobody used when it was looked at, and all.
     pub free_bytes: usize,
     pub total_bytes: usize,
@@ -44,7 +46,23 @@ pub(in crate::model) struct Gpu {
     pub cuda_runtime: String,
 }
 
+/// The oldest GPUs that compute in bf16, likewise.
+const BF16_CAPABILITY: ((i32, i32), &str) = ((8, 0), "Ampere");
+
 impl Gpu {
+    /// Refuses a GPU that does not compute in bf16.
+    pub fn require_bf16(&self) -> Result<()> {
+        let (oldest, generation) = BF16_CAPABILITY;
+        if self.capability >= oldest {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "GPU {} ({}) has compute capability {}.{}, bf16 is computed on {}.{} ({generation}) and later; convert the \
+             checkpoint with `--precision fp16`, or use another GPU",
+            self.device, self.name, self.capability.0, self.capability.1, oldest.0, oldest.1
+        )))
+    }
+
     /// Refuses what would not fit. `what` says what the bytes are for.
     pub fn require_memory(&self, bytes: usize, what: &str) -> Result<()> {
         if bytes <= self.free_bytes {
@@ -196,6 +214,7 @@ fn check(machine: &dyn Machine, needed: &[String], device: i32) -> Result<Gpu> {
     Ok(Gpu {
         device,
         name: gpu.name,
+        capability: gpu.capability,
         free_bytes: gpu.free_bytes,
         total_bytes: gpu.total_bytes,
         cuda_runtime: cuda_runtime(needed).unwrap_or_default().to_owned(),
@@ -294,6 +313,9 @@ mod tests {
         let gpu = tried(&whole()).unwrap();
         assert_eq!((gpu.device, &*gpu.name, gpu.free_bytes), (0, "L4", 20 << 30));
         assert_eq!(gpu.cuda_runtime, "libcudart.so.13");
+        assert_eq!(gpu.require_bf16(), Ok(()));
+        let error = Gpu { capability: (7, 5), ..gpu.clone() }.require_bf16().unwrap_err();
+        assert!(error.message.contains("7.5") && error.message.contains("--precision fp16"), "{error}");
         assert_eq!(gpu.require_memory(20 << 30, "the weights"), Ok(()));
         let error = gpu.require_memory((20 << 30) + 1, "the weights").unwrap_err();
         assert!(

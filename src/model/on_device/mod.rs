@@ -56,6 +56,9 @@ pub fn load_on_gpu(
     let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let gpu = cuda::require(runtime.library(), device, options.cuda.enable_cudnn)?;
     let named = |error: Error| error.context(format_args!("GPU {device} ({})", gpu.name));
+    if spec.caches == DType::BF16 {
+        gpu.require_bf16()?;
+    }
     let weights = fs::metadata(dir.join(WEIGHTS_FILE)).map_or(0, |file| file.len() as usize);
     gpu.require_memory(weights, "the weights")?;
     let opened = CudaDevice::open(Path::new(&gpu.cuda_runtime), device, options.cuda.share_stream)
