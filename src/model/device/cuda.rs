@@ -313,6 +313,12 @@ unsafe impl Device for CudaDevice {
 
     fn undisturbed(&self, work: &mut dyn FnMut()) {
         let _turn = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
+        // What is given back may still be in use.
+        let idle =
+            self.select().and_then(|()| self.wait(Queue::Decode)).and_then(|()| self.wait(Queue::Encode));
+        if let Err(error) = idle {
+            log::error!("GPU {}: {error}", self.device);
+        }
         work();
     }
 }
