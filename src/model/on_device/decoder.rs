@@ -317,12 +317,11 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes what the step has made of the states in `row` count.
-    pub fn commit_states(&self, row: usize) -> Result<()> {
-        for (state, next) in &self.states {
-            copy_row(&state.memory, row, next, row)?;
-        }
-        Ok(())
+    /// Makes what the step has made of the states in the `count` rows from `first` on count.
+    pub fn commit_states(&self, first: usize, count: usize) -> Result<()> {
+        self.states.iter().try_for_each(|(state, next)| {
+            state.memory.rows(first, count)?.copy_from(Queue::Decode, &next.rows(first, count)?)
+        })
     }
 
     /// Makes the first `tokens` of the self caches in row `to` those in row `from`.
@@ -341,7 +340,9 @@ impl Decoder {
             let source = memory.rows(from, 1)?.shaped(&[1, source_tokens, width])?;
             memory.rows(to, 1)?.copy_from(Queue::Decode, &source)?;
         }
-        self.states.iter().try_for_each(|(state, _)| copy_row(&state.memory, to, &state.memory, from))
+        self.states.iter().try_for_each(|(state, _)| {
+            state.memory.rows(to, 1)?.copy_from(Queue::Decode, &state.memory.rows(from, 1)?)
+        })
     }
 
     /// Fetches the largest logits of the first `rows` rows.
@@ -368,8 +369,4 @@ impl Decoder {
         let logits = self.outputs.logits.rows(row, 1)?;
         Download::all(Queue::Decode, [logits.to_host(to)?])
     }
-}
-
-fn copy_row(to: &DeviceTensor, to_row: usize, from: &DeviceTensor, from_row: usize) -> Result<()> {
-    to.rows(to_row, 1)?.copy_from(Queue::Decode, &from.rows(from_row, 1)?)
 }

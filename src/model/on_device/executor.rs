@@ -189,6 +189,16 @@ impl DeviceExecutor {
         Ok(())
     }
 
+    /// Makes what the step has made of the states of `batch` count: in one copy where no hole is between them.
+    fn commit_states(&self, batch: &DecodeBatch) -> Result<()> {
+        let rows = batch.slots.iter().map(|&slot| self.row_of(slot));
+        let (first, last) = (rows.clone().min().unwrap_or(0), rows.clone().max().unwrap_or(0));
+        if last - first < batch.rows() {
+            return self.decoder.commit_states(first, last - first + 1);
+        }
+        rows.into_iter().try_for_each(|row| self.decoder.commit_states(row, 1))
+    }
+
     /// Runs what is planned; returns the rows of logits that somebody wants, with those between them.
     fn run_all(&mut self) -> Result<usize> {
         let runs = self.runs.all();
@@ -237,9 +247,9 @@ impl Executor for DeviceExecutor {
         let rows = self.run_all()?;
         self.decoder.fetch(rows, self.candidates, &mut self.found)?;
         // From here on nothing fails that could be tried again.
+        self.commit_states(batch)?;
         for row in 0..batch.rows() {
             let at = self.row_of(batch.slots[row]);
-            self.decoder.commit_states(at)?;
             self.lengths.tokens[at] = batch.positions[row] as usize + batch.row(row).len();
         }
         Ok(())

@@ -256,8 +256,13 @@ fn a_request_gets_what_it_gets_alone() {
         for records in [false, true] {
             let (engine, device) = model.engine(records, 0);
             let mut all = agrees(&model, &engine, &params);
-            let replayed = device.traffic().runs.iter().any(|(_, replayed)| *replayed);
+            let traffic = device.traffic();
+            let replayed = traffic.runs.iter().any(|(_, replayed)| *replayed);
             assert_eq!(replayed, records, "{}", model.name);
+            // One copy tells the decoder all, two the encoder; the largest logits come in three pieces, after one wait.
+            let encoded = traffic.runs.iter().filter(|(graph, _)| graph == "encoder").count();
+            assert_eq!(traffic.uploads.len(), traffic.runs.len() + encoded, "{}", model.name);
+            assert_eq!(traffic.downloads.len(), 3 * traffic.waits, "{}", model.name);
             for (of_source, sampled) in all.iter_mut().zip(agrees(&model, &engine, &sampled)) {
                 of_source.extend(sampled);
             }
