@@ -1,6 +1,8 @@
 //! The tokens that may be drawn: temperature, top-k, top-p and min-p, in this order, as Hugging Face
 //! `generate()` applies them.
 
+use std::ops::Range;
+
 use super::{SamplingParams, blocks::Blocks, logits::Weight};
 
 /// A token that survived truncation.
@@ -70,6 +72,33 @@ impl Candidates {
     /// The `k`-th largest of `logits`, which `blocks` has read.
     pub fn kth_largest(&mut self, k: usize, logits: &[f32], blocks: &Blocks) -> f32 {
         blocks.kth_largest(logits, k, &mut self.values)
+    }
+
+    /// The least logit that top-p keeps of `logits`, which `blocks` has read, where others weigh `rest` together, whatever
+    /// of that range it is. None if it matters.
+    pub fn nucleus_floor(
+        &mut self,
+        params: &SamplingParams,
+        logits: &[f32],
+        blocks: &Blocks,
+        max: f32,
+        rest: Range<f64>,
+    ) -> Option<f32> {
+        /// More than sums in another order can differ, relatively.
+        const ROUNDING: f64 = 1e-4;
+        let weight = Weight::new(max, params.temperature);
+        let total = self.keep_from(f32::NEG_INFINITY, logits, blocks, weight);
+        self.kept.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight));
+        let top_p = f64::from(params.top_p);
+        let least = top_p * (total + rest.start) * (1.0 - ROUNDING);
+        let most = top_p * (total + rest.end) * (1.0 + ROUNDING);
+        let mut sum = 0.0;
+        // Whether the first that reaches the least target reaches the greatest as well.
+        let last = self.kept.iter().find(|candidate| {
+            sum += f64::from(candidate.weight);
+            sum >= least
+        })?;
+        (sum >= most).then(|| logits.get(last.token as usize).copied())?
     }
 
     /// Keeps the tokens from `floor` on; returns what they weigh together.

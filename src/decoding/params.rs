@@ -62,6 +62,16 @@ impl SamplingParams {
         self.repetition_penalty >= 1.0 && self.presence_penalty >= 0.0 && self.frequency_penalty >= 0.0
     }
 
+    /// True when no processor changes a logit.
+    pub(super) fn leaves_logits(&self) -> bool {
+        self.repetition_penalty == 1.0
+            && self.presence_penalty == 0.0
+            && self.frequency_penalty == 0.0
+            && self.bad_words.is_empty()
+            && self.suppress_tokens.is_empty()
+            && self.min_new_tokens == 0
+    }
+
     /// Choices whose probabilities each prompt is asked for.
     pub fn scored_choices(&self) -> usize {
         match &self.guide {

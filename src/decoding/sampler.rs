@@ -122,6 +122,12 @@ impl TokenSampler {
                 candidates.kth_largest(params.top_k, row.logits(), blocks)
             } else if params.min_p > 0.0 && params.top_p >= 1.0 {
                 candidates.min_p_floor(params, best.logit)
+            } else if params.top_p < 1.0 {
+                let rest = row.weight_of_others(top, best.logit, params);
+                match candidates.nucleus_floor(params, row.logits(), blocks, best.logit, rest) {
+                    Some(floor) => floor,
+                    None => return Ok(None),
+                }
             } else {
                 return Ok(None);
             };

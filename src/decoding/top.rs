@@ -4,7 +4,9 @@
 //! them over. They are enough where no other token can be chosen, and that can be said of them alone: every other logit
 //! is at most the smallest of them, and no processor raises one.
 
-use super::processors::LogitsByToken;
+use std::ops::Range;
+
+use super::{SamplingParams, processors::LogitsByToken};
 
 /// The largest logits of a row, in any order.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,28 @@ impl TopRow {
     /// True when no token is missing.
     pub fn is_complete(&self, top: TopLogits) -> bool {
         self.ordered.len() >= top.vocab_size
+    }
+
+    /// What the tokens that are missing weigh together, beside one of logit `max`: at least and at most.
+    ///
+    /// At temperature 1 it is what the sum over all has beyond those that are here, less what processors lower. Of `n`
+    /// weights of 1 at most, `Σ w^(1/T)` is at least `Σ w` and at most `n^(1 − 1/T) (Σ w)^(1/T)` for `T ≥ 1`, by
+    /// Hölder's inequality; for `T < 1` it is at most `max(w)^(1/T − 1) Σ w`.
+    pub fn weight_of_others(&self, top: TopLogits, max: f32, params: &SamplingParams) -> Range<f64> {
+        /// The rounding of a sum over all logits in f32, relatively.
+        const ROUNDING: f64 = 1e-4;
+        let weight = |logit: f32| (f64::from(logit) - f64::from(max)).exp();
+        let all = weight(top.log_sum_exp);
+        let here: f64 = self.ordered.iter().map(|&(_, logit)| weight(logit)).sum();
+        let (least, most) = (all * (1.0 - ROUNDING) - here, (all * (1.0 + ROUNDING) - here).max(0.0));
+        let inverse = 1.0 / f64::from(params.temperature);
+        if params.temperature < 1.0 {
+            return 0.0..most * weight(self.bound).powf(inverse - 1.0);
+        }
+        let missing = top.vocab_size.saturating_sub(self.ordered.len()) as f64;
+        let most = missing.powf(1.0 - inverse) * most.powf(inverse);
+        let lowers = !params.leaves_logits() || self.bound > max;
+        (if lowers { 0.0 } else { least.clamp(0.0, most) })..most
     }
 
     /// The token of logit `index`.

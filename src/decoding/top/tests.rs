@@ -142,7 +142,11 @@ fn few_are_enough_where_no_other_can_be_chosen() {
     assert!(enough(SamplingParams { min_p: 0.5, ..sampling.clone() }, 30));
     assert!(!enough(SamplingParams { min_p: 0.01, ..sampling.clone() }, 30));
     assert!(!enough(sampling.clone(), 499) && enough(sampling.clone(), 500));
-    assert!(!enough(SamplingParams { top_p: 0.1, ..sampling.clone() }, 499));
+    // The weights of the row are 1, 0.96, 0.92, …; those beyond the 64th are 8 % of all.
+    assert!(enough(SamplingParams { top_p: 0.5, ..sampling.clone() }, 64));
+    assert!(!enough(SamplingParams { top_p: 0.95, ..sampling.clone() }, 64));
+    assert!(enough(SamplingParams { top_p: 0.95, temperature: 0.25, ..sampling.clone() }, 64));
+    assert!(!enough(SamplingParams { top_p: 0.5, temperature: 9.0, ..sampling.clone() }, 64));
     // The first three are forbidden.
     let mut order: Vec<u32> = (0..500).collect();
     order.sort_by(|&a, &b| row()[b as usize].total_cmp(&row()[a as usize]));
