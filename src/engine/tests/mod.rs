@@ -722,3 +722,17 @@ fn dropping_the_engine_fails_what_does_not_finish_in_time() {
         assert_eq!(client.complete().unwrap_err().kind, ErrorKind::Unavailable);
     }
 }
+
+#[test]
+fn a_model_that_does_not_load_starts_no_engine() {
+    let start = |load: fn() -> Result<Copier>| {
+        let started =
+            Engine::start("test", load, Arc::new(Letters), Arc::new(NoObserver), EngineOptions::default());
+        started.err().unwrap()
+    };
+    let error = start(|| Err(Error::not_found("no weights")));
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "no weights"));
+    let error = start(|| panic!("a test panics"));
+    assert_eq!(error.kind, ErrorKind::Internal);
+    assert!(error.message.contains("panicked while it was loaded"), "{error}");
+}
