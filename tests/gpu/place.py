@@ -33,8 +33,8 @@ class Entry(NamedTuple):
     artifact: Path
     config: str = ""
     instances: int = 1
-    #: Numbers of GPUs, as `gpus` of the instance group has them; none leaves it to Triton.
-    gpus: Tuple[int, ...] = ()
+    #: Numbers of GPUs, as `gpus` of the instance group has them. Without, Triton makes the instances on each.
+    gpus: Tuple[int, ...] = (0,)
 
 
 class Served(NamedTuple):
@@ -165,7 +165,7 @@ class Place:
         folder = self._folder("servers", str(self._servers))
         repository = Repository(folder / "repository")
         for name, entry in entries.items():
-            gpus = f" gpus: {list(entry.gpus)}" if entry.gpus else ""
+            gpus = f" gpus: {list(entry.gpus)}" if self.on_gpu else ""
             group = f"instance_group [ {{ kind: {self.kind} count: {entry.instances}{gpus} }} ]\n"
             repository.add(name, entry.config + group, artifact=entry.artifact)
         arguments = (EXPLICIT, "--log-info=true", f"--backend-config=textgen,runtime_library={self.runtime}")
@@ -176,6 +176,11 @@ class Place:
             finally:
                 for door in doors:
                     door.close()
+
+    def clear(self) -> None:
+        """Removes the models; the servers' logs stay."""
+        for models in ("checkpoint", "artifacts"):
+            shutil.rmtree(self._work / models, ignore_errors=True)
 
     def _folder(self, *names: str) -> Path:
         path = self._work.joinpath(*(re.sub(r"[^\w.-]+", "-", name) for name in names))

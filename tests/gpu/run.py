@@ -9,7 +9,7 @@ import traceback
 from typing import Dict, Optional
 
 from driver import Driver
-from place import CACHE, Place
+from place import CACHE, STAND_INS, Place
 from report import Needs, Report
 
 from harness import places
@@ -28,6 +28,7 @@ def run(driver: Optional[Driver], options: argparse.Namespace) -> int:
             report.section(part)
             failure = f"{type(error).__name__}: {error}"
             report.check("the whole part", lambda: fail(failure), Needs.MODEL)
+    place.clear()
     file = CACHE / f"{name}.md"
     report.write(file)
     print(report.text())
@@ -53,7 +54,9 @@ def facts(place: Place) -> Dict[str, str]:
         "machine": platform.platform(),
         "GPU": "none",
     }
-    if place.driver:
+    if not place.driver:
+        found["in place of CUDA's formats"] = ", ".join(f"{name}: the CPU's {other}" for name, other in STAND_INS.items())
+    else:
         found["GPU"] = "; ".join(
             f"{gpu.name}, {gpu.total_bytes >> 20} MiB, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "
             f"{gpu.bandwidth / 1e9:.0f} GB/s by its clock"
