@@ -11,6 +11,7 @@ from driver import Driver, NoGpu
 
 #: That of a test that was skipped, as build systems know it.
 SKIPPED = 77
+OUT = Path(__file__).resolve().parents[2] / ".cache" / "gpu"
 PARTS = ("families", "invariance", "serving", "memory", "speed")
 
 
@@ -46,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="with the smallest models, to try the harness")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these parts")
     parser.add_argument("--hunyuan-7b", action="store_true", help="measure HunYuan-7B's shape too: 45 GB of disk")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the report (default .cache/gpu)")
     options = parser.parse_args()
     if options.look and options.rehearsal:
         parser.error("--look looks for a GPU, --rehearsal does without")

@@ -18,7 +18,6 @@ from harness.http_door import HttpDoor
 from harness.repository import Repository
 from harness.server import TritonServer
 
-CACHE = places.CACHE / "gpu"
 #: What `make test-gpu` unpacks `requirements-gpu.txt` into.
 PACKAGES = places.ROOT / ".venv" / "gpu"
 #: What stands in for a precision of CUDA on the CPU; nothing does for bf16.

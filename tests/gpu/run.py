@@ -9,7 +9,7 @@ import traceback
 from typing import Dict, Optional
 
 from driver import Driver
-from place import CACHE, STAND_INS, Place
+from place import STAND_INS, Place
 from report import Needs, Report
 
 from harness import places
@@ -18,7 +18,9 @@ from harness import places
 def run(driver: Optional[Driver], options: argparse.Namespace) -> int:
     """Runs what was asked for, prints the report and writes it; the exit status."""
     name = "report" if driver else "rehearsal"
-    place = Place(driver, options.tiny, CACHE / name)
+    file = options.out / f"{name}.md"
+    file.unlink(missing_ok=True)
+    place = Place(driver, options.tiny, options.out / name)
     report = Report(driver is None, facts(place))
     for part in options.parts:
         try:
@@ -29,7 +31,6 @@ def run(driver: Optional[Driver], options: argparse.Namespace) -> int:
             failure = f"{type(error).__name__}: {error}"
             report.check("the whole part", lambda: fail(failure), Needs.MODEL)
     place.clear()
-    file = CACHE / f"{name}.md"
     report.write(file)
     print(report.text())
     print(f"written to {file}")
