@@ -91,7 +91,7 @@ endef
 .venv/onnxruntime-gpu/.unpacked: docker/requirements-cuda.txt $(ENV_STAMP)
 	$(unpacked)
 
-# What a GPU needs besides, 700 MB: for `make test-gpu` alone.
+# All that a GPU needs beside its driver, 1.1 GB: for `make test-gpu` alone.
 .venv/gpu/.unpacked: requirements-gpu.txt docker/requirements-cuda.txt $(ENV_STAMP)
 	$(unpacked)
 

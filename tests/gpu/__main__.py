@@ -11,6 +11,8 @@ from driver import Driver, NoGpu
 
 #: That of a test that was skipped, as build systems know it.
 SKIPPED = 77
+#: That of argparse.
+WRONG_USAGE = 2
 OUT = Path(__file__).resolve().parents[2] / ".cache" / "gpu"
 PARTS = ("families", "invariance", "serving", "memory", "speed")
 
@@ -35,13 +37,19 @@ def main() -> int:
 
     # What comes now needs packages, which a machine without a GPU does not have to have.
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-    import run
+    try:
+        import run
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; call it by `make test-gpu`, which fetches what it needs", file=sys.stderr)
+        return WRONG_USAGE
 
     return run.run(driver, options)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests/gpu", description=__doc__.splitlines()[0], epilog=__doc__.splitlines()[2])
+    parser = argparse.ArgumentParser(
+        prog="tests/gpu", description=__doc__.splitlines()[0], epilog=__doc__.splitlines()[2]
+    )
     parser.add_argument("--look", action="store_true", help="only look for a GPU, before anything is fetched or built")
     parser.add_argument("--rehearsal", action="store_true", help="take the steps on the CPU; nothing is said of a GPU")
     parser.add_argument("--tiny", action="store_true", help="with the smallest models, to try the harness")

@@ -1,5 +1,6 @@
 """The same answer, whoever else is served: alone, in a full batch, joining midway, among samples of one prompt."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Tuple
 
 from checkpoints import BERGAMOT, LLAMA, SMOLLM2, T5, Checkpoint
@@ -16,13 +17,22 @@ from harness.texts import LASTING, LONG, long_prompt
 Line = Dict[str, Any]
 
 ROWS = 16
+#: Steps are recorded and replayed.
+RECORDED = {"enable_cuda_graph": "true"}
 
 
 def check(place: Place, report: Report) -> None:
     """Answers of the program, then of the server."""
     report.section("Invariance")
     tiny = [(T5, "fp16"), (LLAMA, "fp16")]
-    real = [(BERGAMOT, "fp16"), (BERGAMOT, "int8"), (SMOLLM2, "fp16"), (SMOLLM2, "bf16"), (SMOLLM2, "int8"), (SMOLLM2, "int4")]
+    real = [
+        (BERGAMOT, "fp16"),
+        (BERGAMOT, "int8"),
+        (SMOLLM2, "fp16"),
+        (SMOLLM2, "bf16"),
+        (SMOLLM2, "int8"),
+        (SMOLLM2, "int4"),
+    ]
     for checkpoint, precision in tiny if place.tiny else tiny + real:
         report.check(
             f"{checkpoint.name}, {precision}: one at a time and {ROWS} at once",
@@ -31,7 +41,8 @@ def check(place: Place, report: Report) -> None:
     if place.tiny:
         return
     report.check("Bergamot en-pt, fp16: joins midway", lambda: joins_midway(place, {}))
-    report.check("the same, steps recorded as CUDA graphs", lambda: joins_midway(place, {"enable_cuda_graph": "true"}), Needs.GPU)
+    report.check("the same, with CUDA graphs", lambda: joins_midway(place, RECORDED), Needs.GPU)
+    report.check("SmolLM2-135M, fp16: with CUDA graphs and without", lambda: recorded(place), Needs.GPU)
 
 
 def requests(checkpoint: Checkpoint) -> List[Line]:
@@ -85,9 +96,7 @@ def joins_midway(place: Place, options: Dict[str, str]) -> str:
     with place.serve({"lasting": Entry(place.artifact(BERGAMOT, "fp16"), config)}) as served:
         served.load("lasting")
         alone = [served.http.text("lasting", sentence, seed=1, temperature=0.7) for sentence in sentences]
-        held = [
-            served.grpc.open_stream(served.grpc.request("lasting", LONG, stream=True, **LASTING)) for _ in range(5)
-        ]
+        held = [served.grpc.open_stream(served.grpc.request("lasting", LONG, stream=True, **LASTING)) for _ in range(5)]
         for call in held:
             next(call)
         eventually(lambda: running(served.server, "lasting") == 5)
@@ -104,3 +113,25 @@ def joins_midway(place: Place, options: Dict[str, str]) -> str:
     others = [(a, b) for a, b in zip(alone, midway) if a != b]
     assert not others, f"{len(others)} of {ROWS} answers differ, the first: {others[0]}"
     return f"{ROWS} answers among 5 running streams"
+
+
+def recorded(place: Place) -> str:
+    """Replayed steps of many rows, against launched ones of one."""
+    artifact = place.artifact(SMOLLM2, "fp16")
+    sizes = decoupled(True) + parameters(max_sequences=8, max_context_tokens=1024)
+    lines = requests(SMOLLM2)
+    with place.serve(
+        {"launched": Entry(artifact, sizes), "replayed": Entry(artifact, sizes + parameters(**RECORDED))}
+    ) as served:
+
+        def asked(name: str, line: Line) -> str:
+            return served.http.text(name, line["text_input"], **{key: line[key] for key in line if key != "text_input"})
+
+        for name in ("launched", "replayed"):
+            served.load(name)
+        alone = [asked("launched", line) for line in lines]
+        with ThreadPoolExecutor(len(lines)) as pool:
+            together = list(pool.map(lambda line: asked("replayed", line), lines))
+    others = [(a, b) for a, b in zip(alone, together) if a != b]
+    assert not others, f"{len(others)} of {len(lines)} answers differ, the first: {others[0]}"
+    return f"{len(lines)} answers"

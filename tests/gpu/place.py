@@ -22,7 +22,8 @@ from harness.server import TritonServer
 PACKAGES = places.ROOT / ".venv" / "gpu"
 #: What stands in for a precision of CUDA on the CPU; nothing does for bf16.
 STAND_INS = {"fp16": "fp32", "int8": "int8", "int4": "int4"}
-#: Of the server: a model loads for as long as it takes.
+#: What hangs has failed: a large model loads within this.
+PATIENCE_S = 1800
 EXPLICIT = "--model-control-mode=explicit"
 
 
@@ -111,7 +112,8 @@ class Place:
             folders = sorted({str(file.parent) for file in PACKAGES.glob("nvidia/**/lib*.so.*")})
             inherited = os.environ.get("LD_LIBRARY_PATH", "")
             variables["LD_LIBRARY_PATH"] = ":".join(folders + [inherited] * bool(inherited))
-            for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
+            # The driver keeps what it compiles in HOME.
+            for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HOME"):
                 if name in os.environ:
                     variables[name] = os.environ[name]
         return variables
@@ -151,7 +153,7 @@ class Place:
 
     def run(self, command: str, *arguments: object, lines: "List[Dict[str, Any]]" = ()) -> str:
         """`textgen COMMAND` on an artifact of this place."""
-        return program.run(command, *arguments, lines=lines, variables=self.variables)
+        return program.run(command, *arguments, lines=lines, variables=self.variables, timeout_s=PATIENCE_S)
 
     def answers(self, artifact: Path, lines: "List[Dict[str, Any]]", *arguments: object) -> "List[Dict[str, Any]]":
         """`textgen generate --jsonl` here; an answer for each sequence."""
@@ -169,7 +171,7 @@ class Place:
             repository.add(name, entry.config + group, artifact=entry.artifact)
         arguments = (EXPLICIT, "--log-info=true", f"--backend-config=textgen,runtime_library={self.runtime}")
         with TritonServer(repository.path, folder / "server.log", arguments, self.variables) as server:
-            doors = HttpDoor(server.http_port), GrpcDoor(server.grpc_port)
+            doors = HttpDoor(server.http_port, read_s=PATIENCE_S), GrpcDoor(server.grpc_port)
             try:
                 yield Served(server, *doors)
             finally:

@@ -76,11 +76,14 @@ class Report:
             else:
                 self.waiting_for_a_gpu += 1
         self.lines.append(Line(self._section, name, gpu, cpu, measured))
-        print(f"{self._section}: {name}: {'on the CPU: ' if cpu else ''}{said}; {measured}", file=sys.stderr, flush=True)
+        print(
+            f"{self._section}: {name}: {'on the CPU: ' if cpu else ''}{said}; {measured}", file=sys.stderr, flush=True
+        )
 
     def table(self, heading: str, columns: List[str], rows: List[List[str]]) -> None:
-        """Figures that are no check."""
-        self.tables.append("\n".join([f"## {heading}", "", *markdown(columns, rows)]))
+        """Figures that are no check, if there are any."""
+        if rows:
+            self.tables.append("\n".join([f"## {heading}", "", *markdown(columns, rows)]))
 
     @property
     def failed(self) -> bool:
@@ -122,7 +125,7 @@ def attempt(body: Callable[[], str]) -> "tuple[Outcome, str, str]":
         return Outcome.PASSED, body(), ""
     except NotRun as reason:
         return Outcome.NOT_RUN, "", str(reason)
-    except Exception as error:  # noqa: BLE001: whatever goes wrong is a result of this check, and the next ones go on
+    except Exception as error:  # whatever goes wrong is this check's result; the others go on
         traceback.print_exc(file=sys.stderr)
         return Outcome.FAILED, "", f"{type(error).__name__}: {error}"
 

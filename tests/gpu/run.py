@@ -25,7 +25,7 @@ def run(driver: Optional[Driver], options: argparse.Namespace) -> int:
     for part in options.parts:
         try:
             importlib.import_module(part).check(place, report, *([options] if part == "speed" else []))
-        except Exception as error:  # noqa: BLE001: a part that breaks is a failed line, and the others still run
+        except Exception as error:  # a part that breaks is a failed line; the others still run
             traceback.print_exc()
             report.section(part)
             failure = f"{type(error).__name__}: {error}"
@@ -56,7 +56,9 @@ def facts(place: Place) -> Dict[str, str]:
         "GPU": "none",
     }
     if not place.driver:
-        found["in place of CUDA's formats"] = ", ".join(f"{name}: the CPU's {other}" for name, other in STAND_INS.items())
+        found["in place of CUDA's formats"] = ", ".join(
+            f"{name}: the CPU's {other}" for name, other in STAND_INS.items()
+        )
     else:
         found["GPU"] = "; ".join(
             f"{gpu.name}, {gpu.total_bytes >> 20} MiB, compute capability {gpu.capability[0]}.{gpu.capability[1]}, "

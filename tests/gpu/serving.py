@@ -166,7 +166,9 @@ def choices(place: Place, served: Served) -> str:
         "return_choice_probabilities": True,
     }
     (answer,) = parsed(
-        program.run("generate", place.reference(chatting(place)), "--jsonl", lines=[{"text_input": QUESTION, **options}])
+        program.run(
+            "generate", place.reference(chatting(place)), "--jsonl", lines=[{"text_input": QUESTION, **options}]
+        )
     )
     reply = served.http.generate(CHAT, QUESTION, **options)
     assert reply.status == 200, reply

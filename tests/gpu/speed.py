@@ -7,6 +7,7 @@ What is measured and what the model is for are the same: 512 cached positions a 
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,9 @@ SOURCED = Sizes(
     long_prompt(60, 1)[:255],
     (448, 576),
 )
-REHEARSED = Sizes((1, 4), ("--source-tokens", 16, "--steps", 8, "--max-context-tokens", 128), "The cat sleeps.", (4, 36))
+REHEARSED = Sizes(
+    (1, 4), ("--source-tokens", 16, "--steps", 8, "--max-context-tokens", 128), "The cat sleeps.", (4, 36)
+)
 
 
 #: Of each request.
@@ -77,6 +80,8 @@ class Measured(NamedTuple):
 
 #: As `gpu_model.MODELS` has them.
 MT5, HUNYUAN = "mT5-base", "HunYuan-7B"
+#: The checkpoint and an artifact of each precision.
+HUNYUAN_DISK_BYTES = 45e9
 BENCH, SERVER, GRAPH = "textgen bench", "server", "server, CUDA graph"
 Steps = Dict[Measured, float]
 
@@ -121,13 +126,18 @@ def t5_shape(out: Path) -> Path:
 
 def hunyuan_shape(out: Path) -> Path:
     """Random weights of HunYuan-7B's shape, 15 GB."""
+    free = shutil.disk_usage(out.parent).free
+    if free < HUNYUAN_DISK_BYTES and not out.exists():
+        raise NotRun(f"{free / 1e9:.0f} GB of disk are free, {HUNYUAN_DISK_BYTES / 1e9:.0f} GB are needed")
     return made(out, "make_hunyuan_7b_shape.py")
 
 
 def made(out: Path, script: str, *arguments: str) -> Path:
     """What a script of the benchmarks makes, once."""
     if not out.exists():
-        subprocess.run([sys.executable, BENCHES / script, *arguments[:1], out, *arguments[1:]], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [sys.executable, BENCHES / script, *arguments[:1], out, *arguments[1:]], check=True, stdout=sys.stderr
+        )
     return out
 
 
@@ -139,7 +149,9 @@ def bench(place: Place, model: Model, precision: str, steps: Steps) -> str:
     for result in found:
         assert result["step_ms"] > 0, result
         steps[Measured(model.name, precision, result["rows"], BENCH)] = result["step_ms"]
-    return "; ".join(f"{each['rows']} rows {each['step_ms']:.2f} ms, {each['tokens_per_second']:,.0f} tokens/s" for each in found)
+    return "; ".join(
+        f"{each['rows']} rows {each['step_ms']:.2f} ms, {each['tokens_per_second']:,.0f} tokens/s" for each in found
+    )
 
 
 def serve(place: Place, model: Model, precision: str, steps: Steps, way: str) -> str:
@@ -199,7 +211,16 @@ def step_of_server(served: Served, rows: int, sizes: Sizes) -> Tuple[float, int]
 
 def against_the_model(steps: Steps, gpu: Optional[Gpu]) -> Tuple[List[str], List[List[str]]]:
     """A table of each step beside the model's."""
-    columns = ["model", "precision", "rows", "measured by", "ms a step", "tokens/s", "the model says", "measured / model"]
+    columns = [
+        "model",
+        "precision",
+        "rows",
+        "measured by",
+        "ms a step",
+        "tokens/s",
+        "the model says",
+        "measured / model",
+    ]
     known = {model.name: model for model in gpu_model.MODELS}
     rows = []
     for measured, ms in steps.items():
@@ -210,7 +231,16 @@ def against_the_model(steps: Steps, gpu: Optional[Gpu]) -> Tuple[List[str], List
             seconds, bound = gpu_model.step(model, assumed(gpu), measured.precision, measured.rows, launch_s)
             predicted, ratio = f"{seconds * 1e3:.2f} ms, {bound}", f"{ms / seconds / 1e3:.2f}"
         rows.append(
-            [measured.model, measured.precision, str(measured.rows), measured.way, f"{ms:.2f}", f"{measured.rows / ms * 1e3:,.0f}", predicted, ratio]
+            [
+                measured.model,
+                measured.precision,
+                str(measured.rows),
+                measured.way,
+                f"{ms:.2f}",
+                f"{measured.rows / ms * 1e3:,.0f}",
+                predicted,
+                ratio,
+            ]
         )
     return columns, rows
 
@@ -280,7 +310,10 @@ def judge(claim: Claim, steps: Steps, gpu: Gpu) -> str:
     try:
         said, holds = claim.judged(steps, device)
     except KeyError as missing:
-        measured = missing.args[0]
-        raise NotRun(f"{measured.model} was not measured: --hunyuan-7b" if measured.model == HUNYUAN else f"{measured} was not measured") from None
+        (lacking,) = missing.args
+        hint = "; ask for it with --hunyuan-7b" if lacking.model == HUNYUAN else ""
+        raise NotRun(
+            f"{lacking.model}, {lacking.precision}, {lacking.rows} rows by {lacking.way} was not measured{hint}"
+        ) from None
     assert holds, f"refuted: {said}"
     return said

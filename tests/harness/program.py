@@ -13,6 +13,7 @@ def run(
     *arguments: object,
     lines: "List[Dict[str, Any]]" = (),
     variables: "Optional[Dict[str, str]]" = None,
+    timeout_s: Optional[float] = None,
 ) -> str:
     """What `textgen COMMAND` prints, given these objects on its standard input and these variables; it must succeed."""
     done = subprocess.run(
@@ -22,6 +23,7 @@ def run(
         text=True,
         encoding="utf-8",
         env={"TEXTGEN_RUNTIME_LIBRARY": str(places.RUNTIME_LIBRARY), "PATH": "/usr/bin:/bin", **(variables or {})},
+        timeout=timeout_s,
     )
     assert done.returncode == 0, (done.stderr, done.stdout[-2000:])
     return done.stdout

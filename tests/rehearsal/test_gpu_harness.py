@@ -4,7 +4,6 @@ needs a GPU is called passed. The harness is `tests/gpu`; pytest collects nothin
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -94,7 +93,9 @@ def test_a_tiny_rehearsal_passes_and_calls_nothing_of_a_gpu_passed(tmp_path):
     assert on_a_gpu == {"not run: no GPU", "needs none"}, on_a_gpu
     rehearsed = [cells[1] for cells in checks.values()]
     assert rehearsed.count("passed") > 30 and not any(cell.startswith("failed") for cell in rehearsed), checks
-    assert all(cells[1] == "not run: no GPU" for (_, name), cells in checks.items() if "CUDA graph" in name or "gpus:" in name)
+    assert all(
+        cells[1] == "not run: no GPU" for (_, name), cells in checks.items() if "CUDA graph" in name or "gpus:" in name
+    )
 
 
 def test_a_gpu_that_does_not_work_fails_every_check_that_needs_it(driver, tmp_path):
