@@ -91,13 +91,13 @@ def check(place: Place, report: Report, options: argparse.Namespace) -> None:
     report.section("Speed: measurements")
     steps: Steps = {}
     for model in models(place, options):
-        for precision in model.checkpoint.precisions:
-            # It reads as many bytes as fp16, and the model has no figures of its own for it.
-            if precision != "bf16":
-                about = f"{model.name}, {precision}"
-                report.check(f"{about}: {BENCH}", partial(bench, place, model, precision, steps))
-                report.check(f"{about}: {SERVER}", partial(serve, place, model, precision, steps, SERVER))
-                report.check(f"{about}: {GRAPH}", partial(serve, place, model, precision, steps, GRAPH), Needs.GPU)
+        # bf16 reads as many bytes as fp16, and the model has no figures of its own for it.
+        precisions = [each for each in model.checkpoint.precisions if each != "bf16"]
+        for precision in precisions[:1] if place.tiny else precisions:
+            about = f"{model.name}, {precision}"
+            report.check(f"{about}: {BENCH}", partial(bench, place, model, precision, steps))
+            report.check(f"{about}: {SERVER}", partial(serve, place, model, precision, steps, SERVER))
+            report.check(f"{about}: {GRAPH}", partial(serve, place, model, precision, steps, GRAPH), Needs.GPU)
     gpu = place.driver.gpus[0] if place.driver else None
     report.table("Steps against the model", *against_the_model(steps, gpu))
     report.section("Speed: claims of docs/gpu.md")
@@ -203,10 +203,13 @@ def step_of_server(served: Served, rows: int, sizes: Sizes) -> Tuple[float, int]
     # The first pays for memory, and records graphs.
     run(sizes.tokens[1])
     short, long = ([run(tokens) for _ in range(REPEATS)] for tokens in sizes.tokens)
-    expected, steps = sizes.tokens[1] - sizes.tokens[0], long[0][1] - short[0][1]
-    assert steps == expected, f"{steps:.0f} steps between the two requests, expected {expected}"
-    seconds = [statistics.median(each[0] for each in runs) for runs in (short, long)]
-    return (seconds[1] - seconds[0]) / expected * 1e3, long[0][2]
+    seconds, steps = (
+        statistics.median(run[part] for run in long) - statistics.median(run[part] for run in short) for part in (0, 1)
+    )
+    expected = sizes.tokens[1] - sizes.tokens[0]
+    # A prompt may be taken in one part more or less, as the clock says.
+    assert abs(steps - expected) <= 2, f"{steps:.0f} steps between the two requests, expected {expected}"
+    return seconds / steps * 1e3, long[0][2]
 
 
 def against_the_model(steps: Steps, gpu: Optional[Gpu]) -> Tuple[List[str], List[List[str]]]:

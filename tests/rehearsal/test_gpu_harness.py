@@ -92,7 +92,7 @@ def test_a_tiny_rehearsal_passes_and_calls_nothing_of_a_gpu_passed(tmp_path):
     on_a_gpu = {cells[0] for cells in checks.values()}
     assert on_a_gpu == {"not run: no GPU", "needs none"}, on_a_gpu
     rehearsed = [cells[1] for cells in checks.values()]
-    assert rehearsed.count("passed") > 30 and not any(cell.startswith("failed") for cell in rehearsed), checks
+    assert rehearsed.count("passed") > 25 and not any(cell.startswith("failed") for cell in rehearsed), checks
     assert all(
         cells[1] == "not run: no GPU" for (_, name), cells in checks.items() if "CUDA graph" in name or "gpus:" in name
     )
