@@ -1,6 +1,9 @@
 //! The seam between engine and model: what a step holds, and who runs it.
 
-use crate::{decoding::TopLogits, error::Result};
+use crate::{
+    decoding::{Choice, SamplerScratch, TokenSampler, TopLogits},
+    error::Result,
+};
 
 /// Runs the steps that the engine plans. Owns weights, caches and whatever device they live on.
 ///
@@ -34,6 +37,22 @@ pub trait Executor: Send {
     fn memory(&self) -> MemoryUse {
         MemoryUse::default()
     }
+}
+
+/// What `sampler` chooses by row `row` of the logits: of the largest alone where these decide it, since all are costly
+/// where the executor does not have them at hand.
+pub fn choose(
+    executor: &mut dyn Executor,
+    row: usize,
+    sampler: &mut TokenSampler,
+    scratch: &mut SamplerScratch,
+) -> Result<Choice> {
+    if let Some(top) = executor.top_logits(row)
+        && let Some(choice) = sampler.sample_top(top, scratch)?
+    {
+        return Ok(choice);
+    }
+    sampler.sample(executor.logits_mut(row)?, scratch)
 }
 
 /// Memory of a model, in bytes.

@@ -26,7 +26,9 @@ mod worker;
 pub use draft::PromptLookup;
 pub use engine::{Engine, EngineOptions};
 pub use event::{EventSink, FinishReason, Finished, SequenceUpdate};
-pub use executor::{CrossView, DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits, MemoryUse};
+pub use executor::{
+    CrossView, DecodeBatch, EncodeBatch, EncoderLimits, Executor, ExecutorLimits, MemoryUse, choose,
+};
 pub use observer::{EngineLoad, NoObserver, Observer, Outcome, Phase, StepStats};
 pub use request::{GenerateRequest, Prompt, TextDecoder, TextDecoderFactory};
 pub use scoring::score;

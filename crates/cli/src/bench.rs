@@ -7,6 +7,7 @@
 use std::{
     hint::black_box,
     io::{BufWriter, Write, stdout},
+    ops::Range,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -19,7 +20,7 @@ use serde_json::json;
 use textgen_artifact::Manifest;
 use triton_textgen::{
     decoding::{SamplerScratch, SamplingParams, TokenSampler},
-    engine::{CrossView, DecodeBatch, EncodeBatch, Executor},
+    engine::{CrossView, DecodeBatch, EncodeBatch, Executor, choose},
     model::{ModelExecutor, Runtime},
 };
 
@@ -91,7 +92,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::load(&arguments.runtime.library()?)?;
     let mut options = arguments.runtime.executor();
     options.max_sequences = arguments.rows.iter().copied().max().unwrap_or(1);
-    options.max_target_tokens = options.max_target_tokens.max(arguments.steps.max(WARM_UP_STEPS) as usize);
+    options.max_target_tokens =
+        options.max_target_tokens.max(arguments.steps.max(WARM_UP_STEPS) as usize + 1);
     let loading = Instant::now();
     let mut executor = ModelExecutor::load(runtime, &arguments.dir, &manifest, &options)?;
     let load = loading.elapsed();
@@ -102,6 +104,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(encoder) => (encoder.max_source_tokens, 0),
         None => (limits.max_target_tokens, source_tokens - 1),
     };
+    let given = given + usize::from(limits.encoder.is_some_and(|encoder| encoder.slots_keep_sources));
     anyhow::ensure!(
         source_tokens <= max_source_tokens,
         "--source-tokens {source_tokens}: at most {max_source_tokens} are served; see --max-source-tokens and \
@@ -140,25 +143,33 @@ fn generate(executor: &mut ModelExecutor, sources: &[Vec<u32>], steps: u32) -> a
     let encoder = executor.limits().encoder;
     // No end-of-sequence tokens: nothing ends early.
     let params = Arc::new(SamplingParams::default());
-    let mut scratch = SamplerScratch::default();
     let sampler = |_| (TokenSampler::new(params.clone(), 0, &[]), 0);
-    let mut rows: Vec<(TokenSampler, u32)> = sources.iter().map(sampler).collect();
+    let mut rows = Rows { sources, rows: sources.iter().map(sampler).collect(), ..Rows::default() };
 
     let start = Instant::now();
-    let mut batch = DecodeBatch::default();
     let mut given = 0;
     if let Some(encoder) = encoder {
         let mut batch = EncodeBatch::default();
-        for (row, source) in sources.iter().enumerate() {
-            batch.push(source, row);
-            rows[row].1 = encoder.decoder_start_token_id;
+        for first in (0..sources.len()).step_by(encoder.cross_slots) {
+            let some = first..sources.len().min(first + encoder.cross_slots);
+            batch.clear();
+            for row in some.clone() {
+                batch.push(&sources[row], row - first);
+                rows.rows[row].1 = encoder.decoder_start_token_id;
+            }
+            executor.encode(&batch)?;
+            // From its first token on a row does without the cross slot, which others need.
+            if encoder.slots_keep_sources {
+                rows.step(executor, some, 0)?;
+                given = 1;
+            }
         }
-        executor.encode(&batch)?;
     } else {
+        let mut batch = DecodeBatch::default();
         for (row, source) in sources.iter().enumerate() {
             // The last token of the prompt is fed by the first step.
             let (last, first) = source.split_last().context("an empty source")?;
-            rows[row].1 = *last;
+            rows.rows[row].1 = *last;
             given = first.len();
             for (index, chunk) in first.chunks(PREFILL_TOKENS).enumerate() {
                 batch.clear();
@@ -172,19 +183,45 @@ fn generate(executor: &mut ModelExecutor, sources: &[Vec<u32>], steps: u32) -> a
     let mut times = Vec::with_capacity(steps as usize);
     for position in given..given + steps as usize {
         let start = Instant::now();
-        batch.clear();
-        for (row, ((_, token), source)) in rows.iter().zip(sources).enumerate() {
-            let cross = encoder.map(|_| CrossView { slot: row, tokens: source.len() });
-            batch.push(&[*token], row, position, cross);
-            batch.want_logits();
-        }
-        executor.decode(&batch)?;
-        for (row, (sampler, token)) in rows.iter_mut().enumerate() {
-            *token = sampler.sample(executor.logits_mut(row)?, &mut scratch)?.token;
-        }
+        rows.step(executor, 0..sources.len(), position)?;
         times.push(start.elapsed());
     }
     Ok(Measured::new(sources.len(), encode, times))
+}
+
+/// Sequences that are decoded together; row `i` has slot `i`.
+#[derive(Default)]
+struct Rows<'a> {
+    sources: &'a [Vec<u32>],
+    /// What chooses the next token, and the last one.
+    rows: Vec<(TokenSampler, u32)>,
+    batch: DecodeBatch,
+    scratch: SamplerScratch,
+}
+
+impl Rows<'_> {
+    /// Feeds the last tokens of `some` of them, at `position`, and chooses the next.
+    fn step(
+        &mut self,
+        executor: &mut ModelExecutor,
+        some: Range<usize>,
+        position: usize,
+    ) -> anyhow::Result<()> {
+        let first = some.start;
+        let has_encoder = executor.limits().encoder.is_some();
+        self.batch.clear();
+        for row in some.clone() {
+            let tokens = self.sources[row].len();
+            let cross = has_encoder.then_some(CrossView { slot: row - first, tokens });
+            self.batch.push(&[self.rows[row].1], row, position, cross);
+            self.batch.want_logits();
+        }
+        executor.decode(&self.batch)?;
+        for (output, (sampler, token)) in self.rows[some].iter_mut().enumerate() {
+            *token = choose(executor, output, sampler, &mut self.scratch)?.token;
+        }
+        Ok(())
+    }
 }
 
 /// What is the same for every number of rows.

@@ -37,6 +37,9 @@ pub struct RuntimeArguments {
     /// Last tokens that are compared, at most, to find what is repeated
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_matching_ngram_size: u32,
+    /// On a GPU, record the step of each number of rows and replay it
+    #[arg(long)]
+    enable_cuda_graph: bool,
 }
 
 impl RuntimeArguments {
@@ -65,7 +68,7 @@ impl RuntimeArguments {
             max_context_tokens: self.max_context_tokens as usize,
             may_shrink: MayShrink::default(),
             placement: Placement::default(),
-            cuda: CudaOptions::default(),
+            cuda: CudaOptions { enable_cuda_graph: self.enable_cuda_graph, ..CudaOptions::default() },
         }
     }
 

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use super::Worker;
 use crate::{
-    decoding::{Choice, SamplerScratch},
     engine::{
-        Executor, Finished, Outcome, Phase, SequenceUpdate, StepStats,
-        sequence::{Answer, Purpose},
+        Finished, Outcome, Phase, SequenceUpdate, StepStats,
+        executor::choose,
+        sequence::Purpose,
         step_plan::{PlannedRow, PrefillBudget, add_drafts, plan_step},
     },
     error::Result,
@@ -166,13 +166,14 @@ impl Worker {
         let mut result = Ok(());
         // One token more than the draft has: the last logits are those after all of it.
         for place in 0..=draft.len() {
-            let choice = match choose(&mut *self.executor, output + place, answer, &mut self.scratch) {
-                Ok(choice) => choice,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            };
+            let choice =
+                match choose(&mut *self.executor, output + place, &mut answer.sampler, &mut self.scratch) {
+                    Ok(choice) => choice,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
+                };
             self.slots.follows(sequence.slot, choice.token);
             tokens.push(choice.token);
             logprobs.push(choice.logprob);
@@ -217,20 +218,4 @@ impl Worker {
         }
         result
     }
-}
-
-/// What follows in `answer` by row `row` of the logits: of the largest alone where these decide it, since all are
-/// costly where the executor does not have them at hand.
-fn choose(
-    executor: &mut dyn Executor,
-    row: usize,
-    answer: &mut Answer,
-    scratch: &mut SamplerScratch,
-) -> Result<Choice> {
-    if let Some(top) = executor.top_logits(row)
-        && let Some(choice) = answer.sampler.sample_top(top, scratch)?
-    {
-        return Ok(choice);
-    }
-    answer.sampler.sample(executor.logits_mut(row)?, scratch)
 }
