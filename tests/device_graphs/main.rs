@@ -50,8 +50,14 @@ struct Subject {
 impl Subject {
     /// A fixture with heads of `head_dim` elements and weights that a number format holds exactly.
     fn exact(fixture_name: &str, head_dim: usize, grid: Grid) -> Self {
+        Self::changed(fixture_name, head_dim, grid, |_| {})
+    }
+
+    /// The same, once `change` has been at the checkpoint.
+    fn changed(fixture_name: &str, head_dim: usize, grid: Grid, change: impl Fn(&Path)) -> Self {
         let source = fixture(fixture_name);
         let folder = exact::checkpoint(&source, head_dim, grid);
+        change(folder.path());
         let reference = read_json(&source.join("reference.json"));
         let case = |json: &Value| Case { source: ids(&json["input_ids"]), target: ids(&json["target_ids"]) };
         let cases = reference["cases"].as_array().unwrap().iter().map(case).collect();
@@ -232,6 +238,50 @@ fn a_wrong_scale_zero_point_or_layout_is_seen() {
             let distance = subject.distance_of(&mut model);
             println!("{precision:?}, another {what}: {distance:.1e}");
             assert!(distance > 1000.0 * EXACT, "{precision:?}, another {what}: off by {distance} only");
+        }
+    }
+}
+
+/// Makes the results of these nodes f16, to be rounded.
+fn narrow_results(graph: &mut GraphProto, of: fn(&str) -> bool) {
+    let nodes = graph.node.iter().filter(|node| of(&node.name));
+    let results: Vec<&String> = nodes.flat_map(|node| &node.output).collect();
+    assert!(!results.is_empty());
+    for info in graph.value_info.iter_mut().filter(|info| results.contains(&&info.name)) {
+        *elements::elem_type(info) = DataType::Float16.into();
+    }
+}
+
+/// Feed-forward blocks of published T5 checkpoints leave the range of f16: their gated values, their outputs, and the
+/// stream that these are added to.
+#[test]
+fn t5_survives_values_beyond_f16() {
+    let gated_values = |name: &str| name.ends_with("/mlp/wi/Mul");
+    let outputs = |name: &str| name.contains("/mlp/wo/") && name.contains("MatMul");
+    let stream = |name: &str| name.ends_with("/SkipSimplifiedLayerNormalization");
+    for (name, is_gated) in [("t5/t5", false), ("t5/t5-stray", true), ("t5/mt5", true)] {
+        // Factors of the blocks' two linear layers, and results that would then not be numbers in f16.
+        let large_inside: [f32; 2] = [512.0, 1.0 / 1024.0];
+        let large_outside: [f32; 2] = [32.0, 4096.0];
+        type Results = fn(&str) -> bool;
+        let beyond: [(_, &[Results]); 2] =
+            [(large_outside, &[outputs, stream]), (large_inside, &[gated_values])];
+        for ([inner, outer], beyond) in beyond.into_iter().take(if is_gated { 2 } else { 1 }) {
+            let subject = Subject::changed(name, 16, Grid::Bits8, |folder| {
+                exact::multiply(folder, ".wi", inner);
+                exact::multiply(folder, ".wo.", outer);
+            });
+            for precision in [Fp16, Int8] {
+                let distance = subject.distance(precision, Rounded);
+                println!("{name} {precision:?}, times {inner} and {outer}: {distance:.1e}");
+                assert!(distance <= HALF, "{name} {precision:?}, times {inner} and {outer}: {distance}");
+                for &results in beyond {
+                    let change = |graph: &mut GraphProto| narrow_results(graph, results);
+                    let mut narrow =
+                        DeviceModel::convert_changed(&subject.source, precision, Rounded, Some(&change));
+                    assert_eq!(subject.distance_of(&mut narrow), f32::INFINITY, "{name} needs no guard");
+                }
+            }
         }
     }
 }

@@ -184,3 +184,15 @@ impl Sizes {
 fn is_table(name: &str) -> bool {
     ["embed_tokens", "shared", "lm_head"].iter().any(|part| name.contains(part))
 }
+
+/// Multiplies the linear layers whose names have `part`. A power of two leaves them as exact as they were.
+pub fn multiply(folder: &Path, part: &str, factor: f32) {
+    let mut multiplied = 0;
+    for_each_tensor(folder, |name, shape, values| {
+        if shape.len() == 2 && name.contains(part) {
+            values.iter_mut().for_each(|value| *value *= factor);
+            multiplied += 1;
+        }
+    });
+    assert_ne!(multiplied, 0, "no tensor has {part:?} in its name");
+}
