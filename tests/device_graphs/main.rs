@@ -4,6 +4,8 @@
 //! every format, and that 16 bits between their nodes are enough. What a kernel does inside, in which order it sums, and
 //! whether it keeps to its documentation, only a device can tell.
 
+#[path = "../../crates/convert/tests/support/mod.rs"]
+mod bergamot;
 mod elements;
 #[path = "../../crates/convert/tests/support/exact.rs"]
 mod exact;
@@ -64,6 +66,18 @@ impl Subject {
         Self::of(format!("{fixture_name}, heads of {head_dim}, {grid:?}"), folder, cases)
     }
 
+    fn bergamot() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        bergamot::write_package(folder.path(), &bergamot::exact_model());
+        let cases: [(&[u32], &[u32]); 3] = [
+            (&[5, 6, 7, 0], &[9, 10, 11, 12]),
+            (&[20, 0], &[30, 31]),
+            (&[40, 41, 42, 43, 44, 45, 0], &[50, 51, 52, 53, 54, 55]),
+        ];
+        let cases = cases.map(|(source, target)| Case { source: source.to_vec(), target: target.to_vec() });
+        Self::of("bergamot".to_owned(), folder, cases.into())
+    }
+
     /// With what the graphs for the CPU give.
     fn of(name: String, folder: TempDir, cases: Vec<Case>) -> Self {
         let source = folder.path().to_owned();
@@ -116,7 +130,8 @@ fn subjects() -> impl Iterator<Item = (Subject, &'static [CudaPrecision])> {
             .map(|(grid, precisions)| (Subject::exact(name, head_dim, grid), precisions))
     });
     let t5 = T5.iter().map(|name| (Subject::exact(name, 16, Grid::Bits8), &[Fp16, Bf16, Int8] as &[_]));
-    decoders.chain(t5)
+    let bergamot = std::iter::once_with(|| (Subject::bergamot(), &[Fp16, Bf16, Int8] as &[_]));
+    decoders.chain(t5).chain(bergamot)
 }
 
 /// Collects what is off by more than it may be.
