@@ -2,6 +2,8 @@
 //! without a rounding: what graphs in that format compute is what full precision computes, so that a wrong scale,
 //! zero point or layout cannot hide behind what rounding costs.
 
+#![allow(dead_code, reason = "each test file takes its part")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -183,6 +185,14 @@ impl Sizes {
 /// Embeddings and heads.
 fn is_table(name: &str) -> bool {
     ["embed_tokens", "shared", "lm_head"].iter().any(|part| name.contains(part))
+}
+
+/// Sets a key of the configuration.
+pub fn configure(folder: &Path, key: &str, value: impl Into<Value>) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config[key] = value.into();
+    fs::write(&path, config.to_string()).unwrap();
 }
 
 /// Multiplies the linear layers whose names have `part`. A power of two leaves them as exact as they were.
