@@ -151,6 +151,10 @@ impl Checkpoint for DecoderOnly {
         self.config.family.name()
     }
 
+    fn has_int4(&self) -> bool {
+        true
+    }
+
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
         // First what is quick and may be refused.
         let text = self.write_text(dir)?;
