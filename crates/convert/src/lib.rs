@@ -85,7 +85,7 @@ pub fn convert(options: &ConvertOptions) -> Result<Report> {
     }
     let staging = Staging::create(&place, options.force)?;
     let dir = if is_new_entry {
-        repository::prepare(staging.dir())?
+        repository::prepare(staging.dir(), options.plan)?
     } else {
         staging.dir().to_owned()
     };
