@@ -13,6 +13,7 @@ mod gguf_file;
 mod package;
 mod parts;
 mod rope;
+mod stack;
 
 use std::{fs, path::Path};
 

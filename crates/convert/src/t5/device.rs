@@ -16,10 +16,8 @@ use crate::{
     checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
-        Sight, Value,
-        device::{
-            CrossInputs, DecoderInputs, DeviceFormat, DeviceGraph, EncoderInputs, Scores, SelfCaches, Stream,
-        },
+        Sight, Stream, Value,
+        device::{CrossInputs, DecoderInputs, DeviceFormat, DeviceGraph, EncoderInputs, Scores, SelfCaches},
     },
     weights::{Float, StoredTable, WeightsWriter},
 };
