@@ -129,23 +129,12 @@ pub fn model() -> Vec<Item> {
     items
 }
 
-/// The same with weights that 16 bits, and blocks of 8 bits, hold without a rounding.
+/// The same with scales and biases that 16 bits hold without a rounding.
 pub fn exact_model() -> Vec<Item> {
-    const BLOCK: usize = 32;
     let mut items = model();
     for item in &mut items {
         let count = item.shape.iter().product::<i32>() as usize;
-        if item.kind == TYPE_INTGEMM8 && count > 1 {
-            // Linear layers lie transposed to their shape.
-            let inputs = item.shape[usize::from(item.name == "Wemb")] as usize;
-            // One weight of each block has the largest magnitude.
-            for (index, value) in item.data[..count].iter_mut().enumerate() {
-                if (index / inputs + index % inputs).is_multiple_of(BLOCK) {
-                    *value = 127;
-                } else if value.cast_signed() == i8::MIN {
-                    *value = 0;
-                }
-            }
+        if item.kind == TYPE_INTGEMM8 {
             item.data[count..count + 4].copy_from_slice(&64.0_f32.to_le_bytes());
         } else if item.kind == TYPE_F32 {
             for value in item.data.chunks_exact_mut(4) {
