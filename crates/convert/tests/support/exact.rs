@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const D_MODEL: usize = 64;
 const D_FF: usize = 96;
 /// Inputs that share a scale.
-pub const BLOCK: usize = 32;
+const BLOCK: usize = 32;
 
 /// What holds the linear layers' weights exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +89,17 @@ pub fn checkpoint(source: &Path, head_dim: usize, grid: Grid) -> TempDir {
         let file = file.unwrap();
         fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
-    let path = copy.path().join("config.json");
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let config = configuration(copy.path());
     let is_t5 = config.get("d_kv").is_some();
     let names =
         if is_t5 { ["d_model", "d_ff", "d_kv"] } else { ["hidden_size", "intermediate_size", "head_dim"] };
     for (name, size) in names.into_iter().zip([D_MODEL, D_FF, head_dim]) {
-        config[name] = size.into();
+        configure(copy.path(), name, size);
     }
+    // Of HunYuan, beside the other.
     if config.get("attention_head_dim").is_some() {
-        config["attention_head_dim"] = head_dim.into();
+        configure(copy.path(), "attention_head_dim", head_dim);
     }
-    fs::write(&path, config.to_string()).unwrap();
 
     let size = |name: &str| config[name].as_u64().map(|size| size as usize);
     let heads = size("num_heads").or(size("num_attention_heads")).unwrap();
@@ -187,12 +186,15 @@ fn is_table(name: &str) -> bool {
     ["embed_tokens", "shared", "lm_head"].iter().any(|part| name.contains(part))
 }
 
+fn configuration(folder: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+}
+
 /// Sets a key of the configuration.
 pub fn configure(folder: &Path, key: &str, value: impl Into<Value>) {
-    let path = folder.join("config.json");
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let mut config = configuration(folder);
     config[key] = value.into();
-    fs::write(&path, config.to_string()).unwrap();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
 /// Multiplies the linear layers whose names have `part`. A power of two leaves them as exact as they were.
