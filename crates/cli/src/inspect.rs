@@ -8,8 +8,8 @@ use std::{
 };
 
 use textgen_artifact::{
-    CHAT_TEMPLATE_FILE, DECODER_FILE, ENCODER_FILE, Manifest, NORMALIZER_FILE, TOKENIZER_FILE, WEIGHTS_FILE,
-    WeightFormat,
+    CHAT_TEMPLATE_FILE, DECODER_FILE, DType, Device, ENCODER_FILE, Manifest, NORMALIZER_FILE, TOKENIZER_FILE,
+    WEIGHTS_FILE, WeightFormat,
 };
 
 pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
@@ -18,6 +18,7 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let geometry = &manifest.geometry;
     writeln!(out, "family           {}", manifest.family)?;
     writeln!(out, "written by       {}", manifest.producer)?;
+    writeln!(out, "device           {}", device_name(manifest.device))?;
     writeln!(
         out,
         "layers           {} encoder, {} decoder",
@@ -74,6 +75,14 @@ pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn device_name(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(spec) if spec.caches == DType::BF16 => "cuda, caches in bf16",
+        Device::Cuda(_) => "cuda, caches in f16",
+    }
 }
 
 fn format_name(format: WeightFormat) -> &'static str {

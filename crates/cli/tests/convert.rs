@@ -100,12 +100,9 @@ fn an_earlier_result_is_replaced_only_by_force() {
 fn inspect_tells_what_an_artifact_is() {
     let artifact = Artifact::convert("flan");
     let report = textgen(["inspect", path(&artifact.dir())]).succeeded();
-    let value = |key: &str| {
-        let line =
-            report.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}: {report}"));
-        line[key.len()..].trim().to_owned()
-    };
+    let value = |key: &str| told(&report, key);
     assert_eq!(value("family"), "t5");
+    assert_eq!(value("device"), "cpu");
     assert_eq!(value("layers"), "2 encoder, 3 decoder");
     assert_eq!(value("d_model"), "16");
     assert_eq!(value("cache heads"), "3 self, 3 cross, 4 wide");
@@ -122,6 +119,120 @@ fn inspect_tells_what_an_artifact_is() {
         .succeeded();
     let report = textgen(["inspect", path(&dir)]).succeeded();
     assert!(report.contains("int8 column    [120, 16] /lm_head"), "{report}");
+}
+
+/// What `inspect` says behind a key.
+fn told(report: &str, key: &str) -> String {
+    let line = report.lines().find(|line| line.starts_with(key));
+    line.unwrap_or_else(|| panic!("no {key}: {report}"))[key.len()..].trim().to_owned()
+}
+
+#[test]
+fn each_precision_for_cuda_is_written_and_told() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("artifact");
+    let decoder_only = fixture("../decoder/llama");
+    let encoder_decoder = fixture("t5");
+    // The caches, then the formats of a layer whose inputs fill blocks, of one whose do not, and of the head.
+    let (qkv, down) = ("/decoder/layers.0/self_attn/qkv", "/decoder/layers.0/mlp/down");
+    for (precision, caches, formats) in [
+        (None, "f16", ["f16", "f16", "f16"]),
+        (Some("fp16"), "f16", ["f16", "f16", "f16"]),
+        (Some("bf16"), "bf16", ["bf16", "bf16", "f16"]),
+        (Some("int8"), "f16", ["int8 weight", "f16", "int8 weight"]),
+        (Some("int4"), "f16", ["int4 weight", "f16", "int8 weight"]),
+    ] {
+        let convert = ["convert", path(&decoder_only), "--out", path(&out), "--device", "cuda", "--force"];
+        let precision: Vec<&str> =
+            precision.iter().flat_map(|precision| ["--precision", precision]).collect();
+        let printed = textgen(convert.iter().chain(&precision)).succeeded();
+        assert_eq!(printed, format!("{}\n", out.display()));
+        assert!(!names(&out).contains(&"encoder.onnx".to_owned()));
+        let report = textgen(["inspect", path(&out)]).succeeded();
+        assert_eq!(told(&report, "device"), format!("cuda, caches in {caches}"));
+        for (layer, format) in [qkv, down, "/lm_head"].into_iter().zip(formats) {
+            let line = report.lines().find(|line| line.ends_with(layer)).unwrap();
+            assert!(line.starts_with(&format!("  {format:<14} [")), "{precision:?}: {line}");
+        }
+    }
+    for precision in ["fp16", "bf16", "int8"] {
+        let convert = ["convert", path(&encoder_decoder), "--out", path(&out), "--force"];
+        textgen(convert.iter().chain(&["--device", "cuda", "--precision", precision])).succeeded();
+        assert_eq!(names(&out), FILES);
+        let report = textgen(["inspect", path(&out)]).succeeded();
+        assert!(told(&report, "device").starts_with("cuda"), "{report}");
+        // The end of a feed-forward block stays in f32 where the rest is in f16.
+        let line = report.lines().find(|line| line.ends_with("/encoder/layers.0/mlp/wo")).unwrap();
+        let format = match precision {
+            "fp16" => "f32",
+            "bf16" => "bf16",
+            _ => "int8 weight",
+        };
+        assert!(line.starts_with(&format!("  {format:<14} [")), "{precision}: {line}");
+    }
+}
+
+#[test]
+fn a_device_and_a_precision_must_agree() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("artifact");
+    let convert = |source: &str, arguments: &[&str]| {
+        let source = fixture(source);
+        let convert = ["convert", path(&source), "--out", path(&out)];
+        textgen(convert.iter().chain(arguments))
+    };
+    let cuda = ["--device", "cuda", "--precision"];
+    let with = |precision: &'static str| [&cuda[..], &[precision]].concat();
+    convert("t5", &with("int4")).failed(&["`t5`", "no int4 form", "choose int8, fp16 or bf16"]);
+    convert("t5", &["--precision", "int4"]).failed(&["`t5`", "no int4 form", "choose int8 or fp32"]);
+    for source in ["t5", "../decoder/llama"] {
+        convert(source, &with("fp32")).failed(&[
+            "--device cuda",
+            "fp32",
+            "expected --precision fp16, bf16, int8 or int4",
+        ]);
+        for precision in ["fp16", "bf16"] {
+            convert(source, &["--precision", precision]).failed(&[
+                "--device cpu",
+                "16-bit",
+                "expected --precision fp32, int8 or int4",
+            ]);
+        }
+        convert(source, &with("fp8")).misused(&["--precision", "fp8", "bf16"]);
+        convert(source, &["--device", "tpu"]).misused(&["--device", "tpu", "cuda"]);
+    }
+    convert("../decoder/qwen3", &with("fp16")).failed(&[
+        "config.json",
+        "head",
+        "12",
+        "a multiple of 8",
+        "CPU",
+    ]);
+    assert_eq!(names(root.path()), [""; 0], "a refused conversion leaves nothing");
+}
+
+#[test]
+fn an_artifact_for_cuda_says_so_to_the_server_and_to_the_program() {
+    let root = tempfile::tempdir().unwrap();
+    let texts = root.path().join("texts.txt");
+    fs::write(&texts, "human rights\n").unwrap();
+    let source = fixture("t5");
+    let arguments = ["convert", path(&source), "--repository", path(root.path()), "--name"];
+    textgen(arguments.iter().chain(&["plain"])).succeeded();
+    let trimmed = ["fast", "--device", "cuda", "--keep-corpus", path(&texts)];
+    textgen(arguments.iter().chain(&trimmed)).succeeded();
+    let config = |entry: &str| fs::read_to_string(root.path().join(entry).join("config.pbtxt")).unwrap();
+    let for_gpu = "\ninstance_group [ { count: 1, kind: KIND_GPU } ]\n";
+    assert!(config("fast").ends_with(for_gpu) && !config("plain").contains(for_gpu));
+
+    let artifact = root.path().join("fast/1");
+    let report = textgen(["inspect", path(&artifact)]).succeeded();
+    assert_eq!(told(&report, "device"), "cuda, caches in f16");
+    let rows = told(&report, "vocabulary");
+    assert!(rows.parse::<usize>().unwrap() < 60 && report.contains(&format!("[{rows}, 16] /lm_head")));
+    // This machine's runtime computes on the CPU.
+    textgen(["generate", path(&artifact), "human rights"])
+        .failed(&["expected", "libonnxruntime_providers_cuda.so"]);
 }
 
 #[test]

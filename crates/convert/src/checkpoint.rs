@@ -77,6 +77,21 @@ pub enum Plan {
     Cuda(CudaPrecision),
 }
 
+impl Plan {
+    /// Refuses what a model of this family has no form in.
+    pub fn check(self, checkpoint: &dyn Checkpoint) -> Result<()> {
+        let choice = match self {
+            Self::Cpu(Precision::Int4) => "int8 or fp32",
+            Self::Cuda(CudaPrecision::Int4) => "int8, fp16 or bf16",
+            _ => return Ok(()),
+        };
+        if checkpoint.has_int4() {
+            return Ok(());
+        }
+        Err(ConvertError::NoInt4 { family: checkpoint.family(), choice })
+    }
+}
+
 impl From<Precision> for Plan {
     fn from(precision: Precision) -> Self {
         Self::Cpu(precision)
@@ -87,6 +102,11 @@ impl From<Precision> for Plan {
 pub trait Checkpoint {
     /// As the manifest names it.
     fn family(&self) -> &'static str;
+
+    /// Whether 4 bits of its weights leave a model that is of use. One that has no such form is not asked to write it.
+    fn has_int4(&self) -> bool {
+        false
+    }
 
     /// The same checkpoint with a part of its vocabulary. Nothing is written; a family that cannot do it says so.
     fn trim(self: Box<Self>, _keep: &Keep) -> Result<Box<dyn Checkpoint>> {

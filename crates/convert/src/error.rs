@@ -45,8 +45,8 @@ pub enum ConvertError {
     ModelName { name: String, reason: &'static str },
     #[error("{node}: {what} is {got}, expected {expected}; the format `{format}` cannot hold this matrix")]
     Format { node: String, what: &'static str, got: String, expected: String, format: &'static str },
-    #[error("models of the family `{family}` have no {precision} form; choose int8 or fp32")]
-    NoSuchPrecision { family: &'static str, precision: &'static str },
+    #[error("models of the family `{family}` have no int4 form; choose {choice}")]
+    NoInt4 { family: &'static str, choice: &'static str },
     #[error(
         "the vocabulary of a model of the family `{family}` cannot be trimmed, expected the T5 family; convert it with its whole vocabulary"
     )]

@@ -79,11 +79,16 @@ pub fn convert(options: &ConvertOptions) -> Result<Report> {
         }
     };
     let mut checkpoint = open(&options.source)?;
+    options.plan.check(checkpoint.as_ref())?;
     if let Some(keep) = &options.keep {
         checkpoint = checkpoint.trim(keep)?;
     }
     let staging = Staging::create(&place, options.force)?;
-    let dir = if is_new_entry { repository::prepare(staging.dir())? } else { staging.dir().to_owned() };
+    let dir = if is_new_entry {
+        repository::prepare(staging.dir(), options.plan)?
+    } else {
+        staging.dir().to_owned()
+    };
     let manifest = write_artifact(checkpoint.as_ref(), &dir, options.plan)?;
     let place = staging.publish()?;
     let artifact = if is_new_entry { place.join(repository::VERSION_DIR) } else { place };

@@ -5,13 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::error::{ConvertError, Result};
+use crate::{
+    checkpoint::Plan,
+    error::{ConvertError, Result},
+};
 
 pub const CONFIG_FILE: &str = "config.pbtxt";
 /// Folder of the artifact within the entry: version 1 of the model.
 pub const VERSION_DIR: &str = "1";
 
-/// All that the server needs; the backend completes inputs, outputs and the transaction policy.
+/// All that the server needs but the instances; the backend completes inputs, outputs and the transaction policy.
 const CONFIG: &str = r#"# The backend completes the rest: inputs, outputs, transaction policy.
 backend: "textgen"
 
@@ -22,8 +25,16 @@ backend: "textgen"
 # model_transaction_policy { decoupled: false }
 
 # Engines of this model; each holds its own caches:
-# instance_group [ { count: 1, kind: KIND_CPU } ]
 "#;
+
+/// The configuration of a new entry. A model is on the CPU unless its configuration says otherwise.
+fn config(plan: Plan) -> String {
+    let instances = match plan {
+        Plan::Cpu(_) => "# instance_group [ { count: 1, kind: KIND_CPU } ]",
+        Plan::Cuda(_) => "instance_group [ { count: 1, kind: KIND_GPU } ]",
+    };
+    format!("{CONFIG}{instances}\n")
+}
 
 /// Checks a model's name and gives the place of its entry.
 pub fn entry(repository: &Path, name: &str) -> Result<PathBuf> {
@@ -63,9 +74,9 @@ fn names_our_backend(line: &str) -> bool {
 }
 
 /// Writes the configuration into the entry's folder and makes that of the artifact.
-pub fn prepare(entry: &Path) -> Result<PathBuf> {
-    let config = entry.join(CONFIG_FILE);
-    fs::write(&config, CONFIG).map_err(ConvertError::io(&config))?;
+pub fn prepare(entry: &Path, plan: Plan) -> Result<PathBuf> {
+    let file = entry.join(CONFIG_FILE);
+    fs::write(&file, config(plan)).map_err(ConvertError::io(&file))?;
     let version = entry.join(VERSION_DIR);
     fs::create_dir(&version).map_err(ConvertError::io(&version))?;
     Ok(version)

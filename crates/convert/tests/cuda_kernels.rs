@@ -1,18 +1,69 @@
 //! Every node of a graph for CUDA is one that ONNX Runtime has a CUDA kernel for, by the table that its own registry
 //! gave (`cuda/make_kernels.py`): without it the node would run on the host, in the middle of a step.
 
-use std::{collections::BTreeMap, fs, path::Path};
+#[path = "support/mod.rs"]
+mod bergamot;
+#[path = "support/exact.rs"]
+mod exact;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use CudaPrecision::{Bf16, Fp16, Int4, Int8};
+use exact::Grid;
 
 use prost::Message;
 use textgen_artifact::{DECODER_FILE, DType, Device, ENCODER_FILE};
 use textgen_convert::{
-    ConvertOptions, CudaPrecision, Plan, Report, Target, convert,
+    ConvertError, ConvertOptions, CudaPrecision, Plan, Report, Target, convert,
     onnx::{DEVICE_OPSET_VERSION, DataType, GraphProto, ModelProto, NodeProto},
 };
 
 const TABLE: &str = include_str!("cuda/kernels.txt");
-const DECODERS: [&str; 3] = ["llama", "llama-bias", "gemma3"];
-const T5: [&str; 4] = ["t5", "t5-stray", "umt5", "madlad"];
+const DECODER_ONLY: &[CudaPrecision] = &[Fp16, Bf16, Int8, Int4];
+const ENCODER_DECODER: &[CudaPrecision] = &[Fp16, Bf16, Int8];
+const FLOAT: &[CudaPrecision] = &[Fp16, Bf16];
+
+/// A form that a part of a graph may have, the precisions that have it, and the nodes that only it has.
+type Form = (&'static str, &'static [CudaPrecision], fn(&NodeProto) -> bool);
+
+const FORMS: [Form; 20] = [
+    ("attention that rotates", DECODER_ONLY, |node| is_attention(node) && has(node, "do_rotary")),
+    ("attention that does not", DECODER_ONLY, |node| is_attention(node) && !has(node, "do_rotary")),
+    ("attention with a cap", DECODER_ONLY, |node| is_attention(node) && has(node, "softcap")),
+    ("attention with a window", DECODER_ONLY, |node| is_attention(node) && has(node, "local_window_size")),
+    ("attention with a bias", ENCODER_DECODER, |node| is_attention(node) && node.input.len() > 10),
+    ("attention without a cache", ENCODER_DECODER, |node| node.op_type == "Attention"),
+    ("recurrent cell", ENCODER_DECODER, |node| node.op_type == "Sigmoid"),
+    ("rotation before attention", DECODER_ONLY, |node| node.op_type == "RotaryEmbedding"),
+    ("norms of heads", DECODER_ONLY, |node| node.name.contains("/query/norm/")),
+    ("norms of branches", DECODER_ONLY, |node| node.name.contains("/post_norm/")),
+    ("biases", DECODER_ONLY, |node| node.name.ends_with("/qkv/Add")),
+    ("ReLU", ENCODER_DECODER, |node| node.name.ends_with("/wi/act") && node.op_type == "Relu"),
+    ("SiLU", DECODER_ONLY, |node| node.op_type == "QuickGelu"),
+    ("GELU by tanh", DECODER_ONLY, |node| node.op_type == "FastGelu"),
+    ("GELU by erf", DECODER_ONLY, |node| node.op_type == "Gelu"),
+    ("values in f32", &[Fp16, Int8], |node| node.name.ends_with("/wi/gate/widen")),
+    ("capped logits", DECODER_ONLY, |node| node.op_type == "Tanh"),
+    ("tied head", FLOAT, |node| is_head(node) && !node.input[1].starts_with("lm_head.")),
+    ("head of its own", DECODER_ONLY, |node| is_head(node) && node.input[1].starts_with("lm_head.")),
+    ("blocks of few bits", &[Int8, Int4], |node| node.op_type == "MatMulNBits"),
+];
+
+fn is_attention(node: &NodeProto) -> bool {
+    node.op_type == "GroupQueryAttention"
+}
+
+fn is_head(node: &NodeProto) -> bool {
+    node.name.starts_with("/lm_head/") && node.op_type.contains("MatMul")
+}
+
+fn has(node: &NodeProto, attribute: &str) -> bool {
+    node.attribute.iter().any(|other| other.name == attribute)
+}
 
 /// A kernel: the types that each input and each output may have.
 struct Kernel {
@@ -98,21 +149,19 @@ fn homeless(graph: &GraphProto) -> Vec<String> {
     without.map(|node| format!("{} {:?} -> {:?}", node.name, of(&node.input), of(&node.output))).collect()
 }
 
-fn options(fixture: &str, precision: CudaPrecision, dir: &Path) -> ConvertOptions {
-    ConvertOptions {
-        source: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(fixture),
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}
+
+/// Converts into the folder `artifact` of `dir`.
+fn converted(source: &Path, precision: CudaPrecision, dir: &Path) -> Result<Report, ConvertError> {
+    convert(&ConvertOptions {
+        source: source.to_owned(),
         target: Target::Folder(dir.join("artifact")),
         plan: Plan::Cuda(precision),
         keep: None,
-        force: false,
-    }
-}
-
-fn converted(fixture: &str, precision: CudaPrecision) -> (tempfile::TempDir, Report) {
-    let dir = tempfile::tempdir().unwrap();
-    let report = convert(&options(fixture, precision, dir.path()));
-    let report = report.unwrap_or_else(|error| panic!("{fixture} {precision:?}: {error}"));
-    (dir, report)
+        force: true,
+    })
 }
 
 fn graph(report: &Report, file: &str) -> GraphProto {
@@ -120,51 +169,113 @@ fn graph(report: &Report, file: &str) -> GraphProto {
     model.graph.unwrap()
 }
 
+/// Checkpoints of every family, with heads that attention rotates itself and with those that it cannot.
+fn sources() -> Vec<(String, tempfile::TempDir, &'static [CudaPrecision])> {
+    const DECODERS: [&str; 8] =
+        ["llama", "llama-bias", "qwen2", "qwen3", "hunyuan", "gemma", "gemma2", "gemma3"];
+    const T5: [&str; 6] = ["t5", "t5-stray", "flan", "umt5", "mt5", "madlad"];
+    let decoders = DECODERS.map(|name| (format!("decoder/{name}"), DECODER_ONLY));
+    let t5 = T5.map(|name| (format!("t5/{name}"), ENCODER_DECODER));
+    let fixtures = decoders.into_iter().chain(t5).flat_map(|(name, precisions)| {
+        [8, 16].map(|head_dim| {
+            let source = exact::checkpoint(&fixture(&name), head_dim, Grid::None);
+            (format!("{name}, heads of {head_dim}"), source, precisions)
+        })
+    });
+    let by_erf = exact::checkpoint(&fixture("decoder/llama"), 16, Grid::None);
+    exact::configure(by_erf.path(), "hidden_act", "gelu");
+    let bergamot = tempfile::tempdir().unwrap();
+    bergamot::write_package(bergamot.path(), &bergamot::model());
+    let others = [
+        ("decoder/llama, GELU by erf".to_owned(), by_erf, DECODER_ONLY),
+        ("bergamot".to_owned(), bergamot, ENCODER_DECODER),
+    ];
+    fixtures.chain(others).collect()
+}
+
+/// Each form must be in a graph of each precision that has it: what is not there was not looked up.
 #[test]
 fn every_node_has_a_cuda_kernel() {
-    use CudaPrecision::{Bf16, Fp16, Int4, Int8};
-    let decoders = DECODERS.iter().flat_map(|name| {
-        [Fp16, Bf16, Int8, Int4].map(|precision| (format!("decoder/{name}"), precision, vec![DECODER_FILE]))
-    });
-    let t5 = T5.iter().flat_map(|name| {
-        [Fp16, Bf16, Int8]
-            .map(|precision| (format!("t5/{name}"), precision, vec![ENCODER_FILE, DECODER_FILE]))
-    });
-    for (fixture, precision, files) in decoders.chain(t5) {
-        let (_dir, report) = converted(&fixture, precision);
-        let expected = if precision == Bf16 { DType::BF16 } else { DType::F16 };
-        assert!(matches!(report.manifest.device, Device::Cuda(spec) if spec.caches == expected));
-        for file in files {
-            assert_eq!(
-                homeless(&graph(&report, file)),
-                Vec::<String>::new(),
-                "{fixture} {precision:?} {file}"
-            );
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen: Vec<(&str, CudaPrecision)> = Vec::new();
+    for (name, source, precisions) in sources() {
+        for &precision in precisions {
+            let report = converted(source.path(), precision, dir.path());
+            let report = report.unwrap_or_else(|error| panic!("{name} {precision:?}: {error}"));
+            let caches = if precision == Bf16 { DType::BF16 } else { DType::F16 };
+            assert!(matches!(report.manifest.device, Device::Cuda(spec) if spec.caches == caches));
+            let encoder = (!report.manifest.is_decoder_only()).then_some(ENCODER_FILE);
+            for file in encoder.into_iter().chain([DECODER_FILE]) {
+                let graph = graph(&report, file);
+                assert_eq!(homeless(&graph), Vec::<String>::new(), "{name} {precision:?} {file}");
+                let of_graph = FORMS.iter().filter(|(_, _, is_form)| graph.node.iter().any(is_form));
+                seen.extend(of_graph.map(|(form, _, _)| (*form, precision)));
+            }
         }
+    }
+    for (form, precisions, _) in FORMS {
+        let without: Vec<_> =
+            precisions.iter().filter(|&&precision| !seen.contains(&(form, precision))).collect();
+        assert!(without.is_empty(), "no graph in {without:?} has the form: {form}");
     }
 }
 
 #[test]
 fn a_node_without_a_kernel_is_found() {
-    let (_dir, report) = converted("decoder/llama", CudaPrecision::Fp16);
-    let mut graph = graph(&report, DECODER_FILE);
-    assert!(homeless(&graph).is_empty());
-    // CUDA has no attention in f32: neither for a cache of it, nor an operator of another name.
-    for info in graph.input.iter_mut().filter(|info| info.name.starts_with("past_key_values")) {
-        info.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = DataType::Float.into();
-    }
-    let attentions = graph.node.iter().filter(|node| node.op_type == "GroupQueryAttention").count();
-    assert_eq!(homeless(&graph).len(), attentions);
-    graph.node[0].op_type = "Lookup".to_owned();
-    assert_eq!(homeless(&graph).len(), attentions + 1);
+    let dir = tempfile::tempdir().unwrap();
+    let source = exact::checkpoint(&fixture("decoder/llama"), 16, Grid::None);
+    let report = converted(source.path(), Int4, dir.path()).unwrap();
+    let whole = graph(&report, DECODER_FILE);
+    assert!(homeless(&whole).is_empty());
+    let found = |change: &dyn Fn(&mut GraphProto)| {
+        let mut graph = whole.clone();
+        change(&mut graph);
+        homeless(&graph)
+    };
+    let count = |operator: &str| whole.node.iter().filter(|node| node.op_type == operator).count();
+    // CUDA has no attention in f32.
+    let caches = found(&|graph| {
+        for info in graph.input.iter_mut().filter(|info| info.name.starts_with("past_key_values")) {
+            info.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = DataType::Float.into();
+        }
+    });
+    assert_eq!(caches.len(), count("GroupQueryAttention"));
+    // Nor scales of another type than the activations.
+    let scales = found(&|graph| {
+        for tensor in graph.initializer.iter_mut().filter(|tensor| tensor.name.ends_with("weight_scale")) {
+            tensor.data_type = DataType::Bfloat16.into();
+        }
+    });
+    assert_eq!(scales.len(), count("MatMulNBits"));
+    // An operator that is in no table, one of another domain, and one with an input too many.
+    assert_eq!(found(&|graph| graph.node[0].op_type = "Lookup".to_owned()).len(), 1);
+    assert_eq!(found(&|graph| graph.node[0].domain = "com.microsoft".to_owned()).len(), 1);
+    let extra = found(&|graph| {
+        let first = graph.node[0].input[0].clone();
+        graph.node[0].input.push(first);
+    });
+    assert_eq!(extra.len(), 1);
 }
 
 #[test]
 fn heads_that_no_attention_takes_are_refused() {
-    for fixture in ["decoder/qwen3", "t5/mt5"] {
+    for name in ["decoder/qwen3", "t5/mt5"] {
         let dir = tempfile::tempdir().unwrap();
-        let error = convert(&options(fixture, CudaPrecision::Fp16, dir.path())).unwrap_err().to_string();
+        let error = converted(&fixture(name), Fp16, dir.path()).unwrap_err().to_string();
         assert!(error.contains("12") && error.contains("multiple of 8"), "{error}");
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+}
+
+/// Four bits of an encoder-decoder model lose too much.
+#[test]
+fn models_without_a_form_in_4_bits_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let bergamot = tempfile::tempdir().unwrap();
+    bergamot::write_package(bergamot.path(), &bergamot::model());
+    for (source, of) in [(fixture("t5/t5"), "t5"), (bergamot.path().to_owned(), "bergamot")] {
+        let error = converted(&source, Int4, dir.path()).unwrap_err();
+        assert!(matches!(error, ConvertError::NoInt4 { family, .. } if family == of), "{error}");
         assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
     }
 }

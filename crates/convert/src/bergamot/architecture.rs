@@ -318,10 +318,7 @@ impl Checkpoint for Bergamot {
         let (linear, embedding) = match precision {
             Precision::Fp32 => (LinearFormat::F32, EmbeddingFormat::F32),
             // The checkpoint is quantized already, and its values are kept as they are.
-            Precision::Int8 => (LinearFormat::Int8Column, EmbeddingFormat::Int8Row),
-            Precision::Int4 => {
-                return Err(ConvertError::NoSuchPrecision { family: FAMILY, precision: "int4" });
-            }
+            Precision::Int8 | Precision::Int4 => (LinearFormat::Int8Column, EmbeddingFormat::Int8Row),
         };
         let geometry = self.geometry();
         let (table, embedding) = self.write_embedding(weights, embedding)?;
@@ -337,9 +334,6 @@ impl Checkpoint for Bergamot {
         weights: &mut WeightsWriter,
         precision: CudaPrecision,
     ) -> Result<Description> {
-        if precision == CudaPrecision::Int4 {
-            return Err(ConvertError::NoSuchPrecision { family: FAMILY, precision: "int4" });
-        }
         let geometry = self.geometry();
         check_heads(&self.container.path().display().to_string(), geometry.head_dim)?;
         let (table, embedding) = self.write_embedding(weights, EmbeddingFormat::F16)?;

@@ -7,11 +7,14 @@
 
 use textgen_artifact::{Geometry, Part};
 
-use super::parts::Parts;
+use super::{
+    parts::Parts,
+    stack::{Blocks, stack},
+};
 use crate::{
     checkpoint::Precision,
     error::Result,
-    graph::{DecoderInputs, GraphBuilder, LinearFormat, RotaryNorms, SelfCaches, Sight, Value},
+    graph::{DecoderInputs, GraphBuilder, KvCache, LinearFormat, Norm, SelfCaches, Sight, Stream, Value},
     weights::{StoredTable, WeightsWriter},
 };
 
@@ -31,55 +34,10 @@ impl Layers<'_> {
         let inputs = DecoderInputs::declare(graph_ref, geometry);
         let caches = SelfCaches::declare(graph_ref, geometry, inputs.row_offsets);
         let rotary = inputs.rotary(graph_ref, &config.rotary);
-        let mut present = Vec::with_capacity(config.layers.len());
-        let mut residual = inputs.x;
-        let mut normed = graph_ref.rms_norm(
-            "/decoder/layers.0/input_norm",
-            residual,
-            &self.parts.norm("model.layers.0.input_layernorm", config.d_model)?,
-        )?;
-        for (layer, kind) in config.layers.iter().enumerate() {
-            let address = format!("/decoder/layers.{layer}");
-            let tensor = |name: &str| format!("model.layers.{layer}.{name}");
-
-            let at = format!("{address}/self_attn");
-            let qkv = self.parts.qkv(&tensor("self_attn"), self.format())?;
-            let qkv = graph_ref.linear(&format!("{at}/qkv"), normed, qkv)?;
-            let norms = self.head_norms(graph_ref, &at, &tensor("self_attn"))?;
-            let qkv = graph_ref.rotary_heads(&at, qkv, rotary[kind.rotary], norms, self.parts.heads());
-            let sight = Sight { softcap: config.attention_softcap, window: kind.window };
-            let (mixed, cache) = graph_ref.cached_attention(
-                &at,
-                qkv,
-                caches.rows,
-                caches.past[layer],
-                None,
-                self.parts.heads(),
-                sight,
-            );
-            present.push(cache);
-            let output = self.parts.output(&tensor("self_attn"), self.format())?;
-            let branch = graph_ref.linear(&format!("{at}/o"), mixed, output)?;
-            // The same tensor name means the norm before the feed-forward block, unless branches have their own.
-            let (after, before) = if config.post_norms {
-                (Some("post_attention_layernorm"), "pre_feedforward_layernorm")
-            } else {
-                (None, "post_attention_layernorm")
-            };
-            let branch =
-                self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after.map(tensor))?;
-            let norm = self.parts.norm(&tensor(before), config.d_model)?;
-            (normed, residual) =
-                graph_ref.add_rms_norm(&format!("{address}/mlp_norm"), residual, branch, &norm)?;
-
-            let at = format!("{address}/mlp");
-            let branch = self.feed_forward(graph_ref, &at, normed, &tensor("mlp"))?;
-            let after = config.post_norms.then(|| tensor("post_feedforward_layernorm"));
-            let branch = self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after)?;
-            let (address, name) = self.parts.next_norm(layer);
-            let norm = self.parts.norm(&name, config.d_model)?;
-            (normed, residual) = graph_ref.add_rms_norm(&address, residual, branch, &norm)?;
-        }
+        let mut blocks =
+            OnCpu { layers: self, graph: graph_ref, rotary: &rotary, caches: &caches, present: Vec::new() };
+        let normed = stack(self.parts, &mut blocks, inputs.x)?;
+        let present = blocks.present;
         let hidden = graph_ref.gather_rows("/decoder/Gather", normed, inputs.logit_rows);
         let logits = self.head(graph_ref, hidden)?;
         SelfCaches::finish(graph_ref, geometry, &present);
@@ -112,40 +70,6 @@ impl Layers<'_> {
         }
     }
 
-    /// The norm of a block's output, where the family has one.
-    fn branch_norm(
-        &self,
-        graph: &mut GraphBuilder,
-        address: &str,
-        branch: Value<f32>,
-        tensor: Option<String>,
-    ) -> Result<Value<f32>> {
-        match tensor {
-            None => Ok(branch),
-            Some(tensor) => {
-                graph.rms_norm(address, branch, &self.parts.norm(&tensor, self.parts.config.d_model)?)
-            }
-        }
-    }
-
-    fn head_norms(&self, graph: &mut GraphBuilder, at: &str, prefix: &str) -> Result<Option<RotaryNorms>> {
-        let Some(([query, key], order)) = self.parts.head_norms(prefix)? else { return Ok(None) };
-        graph.rotary_norms(at, &query, &key, order).map(Some)
-    }
-
-    fn feed_forward(
-        &self,
-        graph: &mut GraphBuilder,
-        at: &str,
-        x: Value<f32>,
-        prefix: &str,
-    ) -> Result<Value<f32>> {
-        let gate_up = self.parts.gate_up(prefix, self.format())?;
-        let activation = self.parts.config.activation;
-        let hidden = graph.gated_linear(&format!("{at}/gate_up"), x, gate_up, activation)?;
-        graph.linear(&format!("{at}/down"), hidden, self.parts.down(prefix, self.outlier_format())?)
-    }
-
     fn head(&self, graph: &mut GraphBuilder, hidden: Value<f32>) -> Result<Value<f32>> {
         const ADDRESS: &str = "/lm_head";
         let head = self.parts.head(self.tied_head.is_some(), self.head_format())?;
@@ -160,5 +84,54 @@ impl Layers<'_> {
             Some(cap) => graph.softcap("/lm_head/softcap", logits, cap),
             None => logits,
         })
+    }
+}
+
+/// The blocks in a graph for the CPU.
+struct OnCpu<'g, 'w> {
+    layers: &'g Layers<'g>,
+    graph: &'g mut GraphBuilder<'w>,
+    /// Rotations of the tokens' positions, for each rotary embedding.
+    rotary: &'g [Value<f32>],
+    caches: &'g SelfCaches,
+    /// Caches after the step, of the layers so far.
+    present: Vec<KvCache>,
+}
+
+impl Blocks for OnCpu<'_, '_> {
+    fn norm(&mut self, address: &str, x: Value<f32>, norm: &Norm) -> Result<Value<f32>> {
+        self.graph.rms_norm(address, x, norm)
+    }
+
+    fn join(&mut self, address: &str, stream: Stream, branch: Value<f32>, norm: &Norm) -> Result<Stream> {
+        self.graph.join(address, stream, branch, norm)
+    }
+
+    fn attention(&mut self, address: &str, x: Value<f32>, prefix: &str, layer: usize) -> Result<Value<f32>> {
+        let Layers { parts, .. } = *self.layers;
+        let kind = &parts.config.layers[layer];
+        let qkv = parts.qkv(prefix, self.layers.format())?;
+        let qkv = self.graph.linear(&format!("{address}/qkv"), x, qkv)?;
+        let norms = match parts.head_norms(prefix)? {
+            Some(([query, key], order)) => Some(self.graph.rotary_norms(address, &query, &key, order)?),
+            None => None,
+        };
+        let heads = parts.heads();
+        let qkv = self.graph.rotary_heads(address, qkv, self.rotary[kind.rotary], norms, heads);
+        let sight = Sight { softcap: parts.config.attention_softcap, window: kind.window };
+        let past = self.caches.past[layer];
+        let (mixed, cache) =
+            self.graph.cached_attention(address, qkv, self.caches.rows, past, None, heads, sight);
+        self.present.push(cache);
+        self.graph.linear(&format!("{address}/o"), mixed, parts.output(prefix, self.layers.format())?)
+    }
+
+    fn feed_forward(&mut self, address: &str, x: Value<f32>, prefix: &str) -> Result<Value<f32>> {
+        let Layers { parts, .. } = *self.layers;
+        let gate_up = parts.gate_up(prefix, self.layers.format())?;
+        let activation = parts.config.activation;
+        let hidden = self.graph.gated_linear(&format!("{address}/gate_up"), x, gate_up, activation)?;
+        let down = parts.down(prefix, self.layers.outlier_format())?;
+        self.graph.linear(&format!("{address}/down"), hidden, down)
     }
 }

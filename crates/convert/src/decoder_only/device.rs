@@ -5,13 +5,16 @@ use std::path::Path;
 
 use textgen_artifact::{DECODER_FILE, Geometry, Part};
 
-use super::parts::Parts;
+use super::{
+    parts::Parts,
+    stack::{Blocks, stack},
+};
 use crate::{
     checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
-        Sight, Value,
-        device::{DecoderInputs, DeviceFormat, DeviceGraph, Rotary, Scores, SelfCaches},
+        Norm, Sight, Stream, Value,
+        device::{DecoderInputs, DeviceFormat, DeviceGraph, Rotary, RotaryTables, Scores, SelfCaches},
     },
     weights::{Float, StoredTable, WeightsWriter},
 };
@@ -51,61 +54,11 @@ impl DeviceLayers<'_> {
         }
         let shape = [config.vocab_size, d_model];
         let x = graph_ref.embed(inputs.input_ids, self.table, shape, config.embedding_scale);
-        let norm = self.parts.norm("model.layers.0.input_layernorm", d_model)?;
-        let mut stream = graph_ref.begin("/decoder/layers.0/input_norm", x, &norm)?;
-        for (layer, kind) in config.layers.iter().enumerate() {
-            let address = format!("/decoder/layers.{layer}");
-            let tensor = |name: &str| format!("model.layers.{layer}.{name}");
-
-            let at = format!("{address}/self_attn");
-            let normed = graph_ref.narrow(&at, stream.normed);
-            let qkv = self.parts.qkv(&tensor("self_attn"), self.format())?;
-            let qkv = graph_ref.linear(&format!("{at}/qkv"), normed, qkv)?;
-            let norms = self.parts.head_norms(&tensor("self_attn"))?;
-            let rotary = Rotary {
-                tables: tables[kind.rotary],
-                positions: inputs.position_ids,
-                norms: norms.as_ref().map(|(norms, order)| (norms.each_ref(), *order)),
-            };
-            let sight = Sight { softcap: config.attention_softcap, window: kind.window };
-            let mixed = graph_ref.cached_attention(
-                &at,
-                qkv,
-                &mut caches,
-                layer,
-                self.parts.heads(),
-                config.head_dim,
-                Some(rotary),
-                None,
-                sight,
-            )?;
-            let output = self.parts.output(&tensor("self_attn"), self.format())?;
-            let branch = graph_ref.linear(&format!("{at}/o"), mixed, output)?;
-            let branch = graph_ref.widen(&at, branch);
-            let (after, before) = if config.post_norms {
-                (Some("post_attention_layernorm"), "pre_feedforward_layernorm")
-            } else {
-                (None, "post_attention_layernorm")
-            };
-            let branch =
-                self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after.map(tensor))?;
-            let norm = self.parts.norm(&tensor(before), d_model)?;
-            stream = graph_ref.join(&format!("{address}/mlp_norm"), stream, branch, &norm)?;
-
-            let at = format!("{address}/mlp");
-            let normed = graph_ref.narrow(&at, stream.normed);
-            let gate_up = self.parts.gate_up(&tensor("mlp"), self.format())?;
-            let hidden =
-                graph_ref.gated_linear(&format!("{at}/gate_up"), normed, gate_up, config.activation)?;
-            let down = self.parts.down(&tensor("mlp"), self.format())?;
-            let branch = graph_ref.linear(&format!("{at}/down"), hidden, down)?;
-            let branch = graph_ref.widen(&at, branch);
-            let after = config.post_norms.then(|| tensor("post_feedforward_layernorm"));
-            let branch = self.branch_norm(graph_ref, &format!("{at}/post_norm"), branch, after)?;
-            let (address, name) = self.parts.next_norm(layer);
-            stream = graph_ref.join(&address, stream, branch, &self.parts.norm(&name, d_model)?)?;
-        }
-        let hidden = inputs.wanted(graph_ref, geometry, stream.normed);
+        let positions = inputs.position_ids;
+        let mut blocks =
+            OnDevice { layers: self, graph: graph_ref, tables: &tables, positions, caches: &mut caches };
+        let normed = stack(self.parts, &mut blocks, x)?;
+        let hidden = inputs.wanted(graph_ref, geometry, normed);
         let head = self.parts.head(self.tied_head, self.head_format())?;
         let mut logits = graph_ref.head(hidden, head, self.tied_head.then_some(self.table))?;
         if let Some(cap) = config.final_softcap {
@@ -127,21 +80,64 @@ impl DeviceLayers<'_> {
             format => format,
         }
     }
+}
 
-    /// The norm of a block's output, where the family has one.
-    fn branch_norm<T: Float>(
-        &self,
-        graph: &mut DeviceGraph<T>,
-        address: &str,
-        branch: Value<f32>,
-        tensor: Option<String>,
-    ) -> Result<Value<f32>> {
-        match tensor {
-            None => Ok(branch),
-            Some(tensor) => {
-                let norm = self.parts.norm(&tensor, self.parts.config.d_model)?;
-                graph.rms_norm(address, branch, &norm, 2)
-            }
-        }
+/// The blocks in a graph for a device.
+struct OnDevice<'g, 'w, T> {
+    layers: &'g DeviceLayers<'g>,
+    graph: &'g mut DeviceGraph<'w, T>,
+    /// One for each rotary embedding.
+    tables: &'g [RotaryTables<T>],
+    positions: Value<i64>,
+    caches: &'g mut SelfCaches<T>,
+}
+
+impl<T: Float> Blocks for OnDevice<'_, '_, T> {
+    fn norm(&mut self, address: &str, x: Value<f32>, norm: &Norm) -> Result<Value<f32>> {
+        self.graph.rms_norm(address, x, norm, 2)
+    }
+
+    fn join(&mut self, address: &str, stream: Stream, branch: Value<f32>, norm: &Norm) -> Result<Stream> {
+        self.graph.join(address, stream, branch, norm)
+    }
+
+    fn attention(&mut self, address: &str, x: Value<f32>, prefix: &str, layer: usize) -> Result<Value<f32>> {
+        let DeviceLayers { parts, .. } = *self.layers;
+        let kind = &parts.config.layers[layer];
+        let x = self.graph.narrow(address, x);
+        let qkv = parts.qkv(prefix, self.layers.format())?;
+        let qkv = self.graph.linear(&format!("{address}/qkv"), x, qkv)?;
+        let norms = parts.head_norms(prefix)?;
+        let rotary = Rotary {
+            tables: self.tables[kind.rotary],
+            positions: self.positions,
+            norms: norms.as_ref().map(|(norms, order)| (norms.each_ref(), *order)),
+        };
+        let sight = Sight { softcap: parts.config.attention_softcap, window: kind.window };
+        let mixed = self.graph.cached_attention(
+            address,
+            qkv,
+            self.caches,
+            layer,
+            parts.heads(),
+            parts.config.head_dim,
+            Some(rotary),
+            None,
+            sight,
+        )?;
+        let output = parts.output(prefix, self.layers.format())?;
+        let branch = self.graph.linear(&format!("{address}/o"), mixed, output)?;
+        Ok(self.graph.widen(address, branch))
+    }
+
+    fn feed_forward(&mut self, address: &str, x: Value<f32>, prefix: &str) -> Result<Value<f32>> {
+        let DeviceLayers { parts, .. } = *self.layers;
+        let x = self.graph.narrow(address, x);
+        let gate_up = parts.gate_up(prefix, self.layers.format())?;
+        let activation = parts.config.activation;
+        let hidden = self.graph.gated_linear(&format!("{address}/gate_up"), x, gate_up, activation)?;
+        let down = parts.down(prefix, self.layers.format())?;
+        let branch = self.graph.linear(&format!("{address}/down"), hidden, down)?;
+        Ok(self.graph.widen(address, branch))
     }
 }

@@ -13,6 +13,7 @@ mod gguf_file;
 mod package;
 mod parts;
 mod rope;
+mod stack;
 
 use std::{fs, path::Path};
 
@@ -149,6 +150,10 @@ impl DecoderOnly {
 impl Checkpoint for DecoderOnly {
     fn family(&self) -> &'static str {
         self.config.family.name()
+    }
+
+    fn has_int4(&self) -> bool {
+        true
     }
 
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {

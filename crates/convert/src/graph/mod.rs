@@ -24,4 +24,4 @@ pub use builder::{Added, Dim, GraphBuilder, Value};
 pub use interface::{CrossInputs, DecoderInputs, EncoderInputs, RecurrentStates, SelfCaches};
 pub use linear::{Linear, LinearFormat};
 pub use node::Node;
-pub use operations::Norm;
+pub use operations::{Norm, Stream};

@@ -13,6 +13,15 @@ pub struct Norm {
     pub epsilon: f32,
 }
 
+/// A residual stream between two blocks of a pre-norm stack.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    /// Sum of all branches so far.
+    pub residual: Value<f32>,
+    /// The same, normalized for the next block.
+    pub normed: Value<f32>,
+}
+
 impl GraphBuilder<'_> {
     pub fn relu(&mut self, address: &str, x: Value<f32>) -> Value<f32> {
         self.apply(address, Node::onnx("Relu").input(x))
@@ -94,22 +103,16 @@ impl GraphBuilder<'_> {
         Ok(self.apply(&format!("{address}/SimplifiedLayerNormalization"), node))
     }
 
-    /// RMSNorm of `x + branch`, and the sum itself: the seam between two pre-norm blocks.
-    pub fn add_rms_norm(
-        &mut self,
-        address: &str,
-        x: Value<f32>,
-        branch: Value<f32>,
-        norm: &Norm,
-    ) -> Result<(Value<f32>, Value<f32>)> {
+    /// Adds a branch to the stream and normalizes it for the next block.
+    pub fn join(&mut self, address: &str, stream: Stream, branch: Value<f32>, norm: &Norm) -> Result<Stream> {
         let (scale, _) = self.norm_weights(address, norm)?;
         let node = Node::microsoft("SkipSimplifiedLayerNormalization")
-            .input(x)
+            .input(stream.residual)
             .input(branch)
             .input(scale)
             .float("epsilon", norm.epsilon);
         let node = self.add(&format!("{address}/SkipSimplifiedLayerNormalization"), node);
-        Ok((self.result(node, 0), self.result(node, 3)))
+        Ok(Stream { normed: self.result(node, 0), residual: self.result(node, 3) })
     }
 
     fn norm_weights(&mut self, address: &str, norm: &Norm) -> Result<(Value<f32>, Option<Value<f32>>)> {

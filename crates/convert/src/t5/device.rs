@@ -1,8 +1,8 @@
 //! The two graphs for a device. The same model as in [`super::encoder`] and [`super::decoder`]; what differs is said in
 //! [`crate::graph::device`].
 //!
-//! The feed-forward output `wo` is computed in f32 where the other products are in f16: its outputs leave the range of
-//! f16 in published checkpoints.
+//! The end of the feed-forward block is computed in f32 where the other products are in f16: the gated values, which are
+//! products of two large numbers, and the outputs of `wo`, which leave the range of f16 in published checkpoints.
 
 use std::path::Path;
 
@@ -16,10 +16,8 @@ use crate::{
     checkpoint::{CudaPrecision, DeviceGraphs},
     error::Result,
     graph::{
-        Sight, Value,
-        device::{
-            CrossInputs, DecoderInputs, DeviceFormat, DeviceGraph, EncoderInputs, Scores, SelfCaches, Stream,
-        },
+        Sight, Stream, Value,
+        device::{CrossInputs, DecoderInputs, DeviceFormat, DeviceGraph, EncoderInputs, Scores, SelfCaches},
     },
     weights::{Float, StoredTable, WeightsWriter},
 };
@@ -206,24 +204,29 @@ impl DeviceLayers<'_> {
         let activation = self.parts.config.activation;
         let x = graph.narrow(&at, stream.normed);
         let input = self.parts.feed_forward_input(&prefix, self.precision.format());
-        let hidden = if self.parts.config.gated {
-            graph.gated_linear(&format!("{at}/wi"), x, input, activation)?
+        let (inner, outer) = (format!("{at}/wi"), format!("{at}/wo"));
+        let (gate, values) = if self.parts.config.gated {
+            let [gate, values] = graph.gate_and_values(&inner, x, input, activation)?;
+            (Some(gate), values)
         } else {
-            let hidden = graph.linear(&format!("{at}/wi"), x, input)?;
-            graph.activation(&format!("{at}/wi/act"), hidden, activation)
+            let values = graph.linear(&inner, x, input)?;
+            (None, graph.activation(&format!("{inner}/act"), values, activation))
         };
-        let address = format!("{at}/wo");
         let branch = if self.precision == CudaPrecision::Bf16 {
+            let hidden = gate.map_or(values, |gate| graph.multiply(&inner, gate, values));
             let wo = self.parts.feed_forward_output(&prefix, DeviceFormat::Float);
-            let branch = graph.linear(&address, hidden, wo)?;
-            graph.widen(&address, branch)
+            let branch = graph.linear(&outer, hidden, wo)?;
+            graph.widen(&outer, branch)
         } else {
-            let hidden = graph.widen(&address, hidden);
-            graph.linear(
-                &address,
-                hidden,
-                self.parts.feed_forward_output(&prefix, self.precision.format()),
-            )?
+            let values = graph.widen(&outer, values);
+            let hidden = match gate {
+                Some(gate) => {
+                    let gate = graph.widen(&format!("{inner}/gate"), gate);
+                    graph.multiply(&inner, gate, values)
+                }
+                None => values,
+            };
+            graph.linear(&outer, hidden, self.parts.feed_forward_output(&prefix, self.precision.format()))?
         };
         let (address, norm) = self.parts.next_norm(stack, layer);
         graph.join(&address, stream, branch, &self.parts.norm(&norm)?)

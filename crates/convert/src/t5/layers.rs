@@ -4,22 +4,13 @@ use super::{config::Config, parts::Parts, tensors::Stack};
 use crate::{
     checkpoint::Precision,
     error::Result,
-    graph::{GraphBuilder, LinearFormat, Value},
+    graph::{GraphBuilder, LinearFormat, Stream, Value},
 };
 
 /// Reads the weights of a block and adds its nodes to a graph.
 pub struct Layers<'a> {
     pub parts: Parts<'a>,
     pub precision: Precision,
-}
-
-/// A residual stream between two blocks.
-#[derive(Clone, Copy)]
-pub struct Stream {
-    /// Sum of all branches so far.
-    pub residual: Value<f32>,
-    /// The same, normalized for the next block.
-    pub normed: Value<f32>,
 }
 
 impl Layers<'_> {
@@ -82,9 +73,7 @@ impl Layers<'_> {
         branch: Value<f32>,
         norm: &str,
     ) -> Result<Stream> {
-        let (normed, residual) =
-            graph.add_rms_norm(address, stream.residual, branch, &self.parts.norm(norm)?)?;
-        Ok(Stream { residual, normed })
+        graph.join(address, stream, branch, &self.parts.norm(norm)?)
     }
 
     /// Several projections of one attention's input as one product.

@@ -26,7 +26,7 @@ use textgen_artifact::{
 
 use crate::{
     checkpoint::{Checkpoint, CudaPrecision, Description, Precision},
-    error::{ConvertError, Result},
+    error::Result,
     graph::device::check_heads,
     huggingface::{
         CONFIG_FILE, CheckpointTokenizer, GenerationConfig, TokenizerFacts, check_token_ids, open_tensors,
@@ -152,10 +152,6 @@ impl Checkpoint for T5 {
     }
 
     fn write(&self, dir: &Path, weights: &mut WeightsWriter, precision: Precision) -> Result<Description> {
-        // First what is quick and may be refused.
-        if precision == Precision::Int4 {
-            return Err(ConvertError::NoSuchPrecision { family: self.family(), precision: "int4" });
-        }
         self.tokenizer.files.write(dir)?;
 
         let format = match precision {
@@ -176,9 +172,6 @@ impl Checkpoint for T5 {
         weights: &mut WeightsWriter,
         precision: CudaPrecision,
     ) -> Result<Description> {
-        if precision == CudaPrecision::Int4 {
-            return Err(ConvertError::NoSuchPrecision { family: self.family(), precision: "int4" });
-        }
         check_heads(&self.tensors.path().display().to_string(), self.config.head_dim)?;
         self.tokenizer.files.write(dir)?;
         let tables = self.write_embeddings(weights, EmbeddingFormat::F16)?;

@@ -127,10 +127,17 @@ impl Matrix {
         (values, row_scales)
     }
 
-    /// 8-bit values and the scale of each block of `block` columns: `w = (value − 128) · scale`.
+    /// 8-bit values and the scale of each block of `block` columns: `w = (value − 128) · scale`. A matrix that is
+    /// quantized already keeps its own values.
     pub fn into_int8_blocks(self, block: usize) -> (Vec<u8>, Vec<f32>) {
         let blocks = self.columns / block;
-        let (values, scales) = Self::new(self.rows * blocks, block, self.into_f32()).into_int8();
+        let (values, scales) = match self.values {
+            Values::Int8 { values, row_scales } => (
+                values,
+                row_scales.into_iter().flat_map(|scale| std::iter::repeat_n(scale, blocks)).collect(),
+            ),
+            Values::F32(values) => Self::new(self.rows * blocks, block, values).into_int8(),
+        };
         (values.into_iter().map(|value| value.cast_unsigned() ^ 128).collect(), scales)
     }
 
@@ -177,6 +184,14 @@ mod tests {
         let (values, scales) = Matrix::new(1, 4, vec![1.0, -0.5, 0.0, 8.0]).into_int8_blocks(2);
         assert_eq!(values, [255, 64, 128, 255]);
         assert_eq!(scales, [1.0 / 127.0, 8.0 / 127.0]);
+    }
+
+    #[test]
+    fn int8_blocks_of_a_quantized_matrix_are_its_own_values() {
+        let matrix = Matrix::quantized(2, 4, vec![-128, 3, 0, 1, 2, -1, 127, 5], vec![0.5, 0.25]);
+        let (values, scales) = matrix.into_int8_blocks(2);
+        assert_eq!(values, [0, 131, 128, 129, 130, 127, 255, 133]);
+        assert_eq!(scales, [0.5, 0.5, 0.25, 0.25]);
     }
 
     #[test]

@@ -129,6 +129,23 @@ pub fn model() -> Vec<Item> {
     items
 }
 
+/// The same with scales and biases that 16 bits hold without a rounding.
+pub fn exact_model() -> Vec<Item> {
+    let mut items = model();
+    for item in &mut items {
+        let count = item.shape.iter().product::<i32>() as usize;
+        if item.kind == TYPE_INTGEMM8 {
+            item.data[count..count + 4].copy_from_slice(&64.0_f32.to_le_bytes());
+        } else if item.kind == TYPE_F32 {
+            for value in item.data.chunks_exact_mut(4) {
+                let coarse = (f32::from_le_bytes((&*value).try_into().unwrap()) * 64.0).round() / 64.0;
+                value.copy_from_slice(&coarse.to_le_bytes());
+            }
+        }
+    }
+    items
+}
+
 pub fn config_item(text: &str) -> Item {
     let data: Vec<u8> = text.bytes().chain([0]).collect();
     Item { name: "special:model.yml".to_owned(), kind: TYPE_I8, shape: vec![data.len() as i32], data }

@@ -1,5 +1,6 @@
-//! Converted fixtures of every family, on the recording device, against the stored results of the reference: within
-//! what 16 bits cost, a target at once and token by token beside another one.
+//! The executor with converted fixtures of every family, on the recording device, against the stored results of the
+//! reference: within what 16 bits cost, a target at once and token by token beside another one. What the graphs compute,
+//! in every precision and form, `tests/device_graphs` asks.
 
 use serde_json::Value;
 use textgen_artifact::Device as ConvertedFor;

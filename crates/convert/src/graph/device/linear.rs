@@ -65,11 +65,27 @@ impl<T: Float> DeviceGraph<'_, T> {
         layer: Linear<DeviceFormat>,
         activation: Activation,
     ) -> Result<Value<T>> {
+        let [gate, values] = self.gate_and_values(address, x, layer, activation)?;
+        Ok(self.multiply(address, gate, values))
+    }
+
+    /// The same without the product: `activation(gate)` and the values.
+    pub fn gate_and_values(
+        &mut self,
+        address: &str,
+        x: Value<T>,
+        layer: Linear<DeviceFormat>,
+        activation: Activation,
+    ) -> Result<[Value<T>; 2]> {
         let half = layer.weight.rows() / 2;
         let both = self.linear(address, x, layer)?;
         let [gate, values] = self.split(&format!("{address}/Split"), both, [half; 2]);
-        let gate = self.activation(&format!("{address}/act"), gate, activation);
-        Ok(self.binary(&format!("{address}/Mul"), "Mul", gate, values))
+        Ok([self.activation(&format!("{address}/act"), gate, activation), values])
+    }
+
+    /// `a · b`, element by element.
+    pub fn multiply<E: Float>(&mut self, address: &str, a: Value<E>, b: Value<E>) -> Value<E> {
+        self.binary(&format!("{address}/Mul"), "Mul", a, b)
     }
 
     /// The head: hidden states `[M, inputs]` to logits. A head that is tied to a table in f16 is not stored again.

@@ -16,7 +16,7 @@ use std::{marker::PhantomData, path::Path};
 use half::f16;
 use textgen_artifact::{DType, Part, ops::Activation};
 
-use super::{GraphBuilder, Node, Norm, Value, builder::initializer_name};
+use super::{GraphBuilder, Node, Norm, Stream, Value, builder::initializer_name};
 use crate::{
     error::Result,
     onnx::ModelProto,
@@ -33,15 +33,6 @@ pub use linear::DeviceFormat;
 pub struct DeviceGraph<'w, T> {
     inner: GraphBuilder<'w>,
     element: PhantomData<T>,
-}
-
-/// A residual stream between two blocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Stream {
-    /// Sum of all branches so far.
-    pub residual: Value<f32>,
-    /// The same, normalized for the next block.
-    pub normed: Value<f32>,
 }
 
 impl<'w, T: Float> DeviceGraph<'w, T> {
@@ -101,8 +92,7 @@ impl<'w, T: Float> DeviceGraph<'w, T> {
 
     /// Adds a branch to the stream and normalizes it for the next block.
     pub fn join(&mut self, address: &str, stream: Stream, branch: Value<f32>, norm: &Norm) -> Result<Stream> {
-        let (normed, residual) = self.inner.add_rms_norm(address, stream.residual, branch, norm)?;
-        Ok(Stream { residual, normed })
+        self.inner.join(address, stream, branch, norm)
     }
 
     /// RMSNorm over the last axis, which is `axis`.
