@@ -19,7 +19,7 @@ from harness.repository import Repository
 from harness.server import TritonServer
 
 #: What `make test-gpu` unpacks `requirements-gpu.txt` into.
-PACKAGES = places.ROOT / ".venv" / "gpu"
+PACKAGES = Path(os.environ.get("TEXTGEN_GPU_PACKAGES", places.ROOT / ".venv" / "gpu"))
 #: What stands in for a precision of CUDA on the CPU; nothing does for bf16.
 STAND_INS = {"fp16": "fp32", "int8": "int8", "int4": "int4"}
 #: What hangs has failed: a large model loads within this.
