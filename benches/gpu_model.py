@@ -54,10 +54,10 @@ class Model:
 
 DEVICES = [Device("L4", 300e9, 121e12), Device("H100 SXM", 3350e9, 989e12)]
 MODELS = [
-    # Attention twice with its projections, the gated feed-forward, three norms; the position bias and the head.
-    Model("mT5-base", 12 * 8.26e6 + 192.1e6, 12, 12, 12, 64, 15, 12, True),
-    Model("SmolLM2-135M", 134.5e6, 30, 9, 3, 64, 11, 8, False),
-    Model("HunYuan-7B", 32 * 218.1e6 + 525e6, 32, 32, 8, 128, 13, 8, False),
+    # Nodes of the graphs that compute something, casts included; ONNX Runtime may join some of them.
+    Model("mT5-base", 12 * 8.26e6 + 192.1e6, 12, 12, 12, 64, 21, 21, True),
+    Model("SmolLM2-135M", 134.5e6, 30, 9, 3, 64, 14, 14, False),
+    Model("HunYuan-7B", 32 * 218.1e6 + 525e6, 32, 32, 8, 128, 19, 14, False),
 ]
 CONTEXT, SOURCE = 512, 256
 

@@ -192,6 +192,19 @@ fn runtime() -> &'static Runtime {
     Runtime::load(&library).unwrap()
 }
 
+/// What `options` ask for of the artifact in `folder`, on `device`.
+fn reserved_on(
+    device: &Arc<RecordingDevice>,
+    folder: &Path,
+    manifest: &Manifest,
+    spec: CudaSpec,
+    options: &ExecutorOptions,
+) -> Result<DeviceExecutor> {
+    let session = |path: &Path, _| runtime().session(path, SessionDevice::Cpu, 1);
+    let graphs = Graphs::load(folder, manifest, spec, device.clone(), &session)?;
+    reserve(graphs, manifest, spec, options, &**device)
+}
+
 /// An executor, and the tokens that each slot holds.
 struct Bench {
     executor: DeviceExecutor,

@@ -60,11 +60,8 @@ fn loaded_with(source: &str, change: impl Fn(&mut Manifest)) -> Result<(DeviceEx
 /// The executor of an artifact for CUDA.
 fn loaded_from(report: &textgen_convert::Report) -> Result<DeviceExecutor> {
     let ConvertedFor::Cuda(spec) = report.manifest.device else { panic!("an artifact for the CPU") };
-    let runtime = runtime();
-    let session = |path: &Path, _| runtime.session(path, SessionDevice::Cpu, 1);
     let device = Arc::new(RecordingDevice::default());
-    let graphs = Graphs::load(&report.artifact, &report.manifest, spec, device.clone(), &session)?;
-    reserve(graphs, &report.manifest, spec, &options(), &*device)
+    reserved_on(&device, &report.artifact, &report.manifest, spec, &options())
 }
 
 pub(super) struct Case {

@@ -147,13 +147,10 @@ impl Model {
         let manifest = &self.on_device.manifest;
         let ConvertedFor::Cuda(spec) = manifest.device else { panic!("an artifact for the CPU") };
         let device = Arc::new(RecordingDevice::default());
-        let session = |path: &Path, _| runtime().session(path, SessionDevice::Cpu, 1);
-        let graphs =
-            Graphs::load(&self.on_device.artifact, manifest, spec, device.clone(), &session).unwrap();
         let mut sizes = options();
         sizes.max_sequences = 5;
         sizes.cuda.enable_cuda_graph = records;
-        let executor = reserve(graphs, manifest, spec, &sizes, &*device).unwrap();
+        let executor = reserved_on(&device, &self.on_device.artifact, manifest, spec, &sizes).unwrap();
         device.traffic();
         (executor, device)
     }

@@ -16,13 +16,11 @@ fn reserved(
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(textgen_artifact::DECODER_FILE), decoder()).unwrap();
     let device = Arc::new(RecordingDevice::with_memory(memory));
-    let session = |path: &Path, _| runtime().session(path, SessionDevice::Cpu, 1);
-    let graphs = Graphs::load(folder.path(), &manifest(), SPEC, device.clone(), &session).unwrap();
     let mut options = options();
     options.max_sequences = 32;
     options.may_shrink = ALL;
     change(&mut options);
-    (reserve(graphs, &manifest(), SPEC, &options, &*device), device)
+    (reserved_on(&device, folder.path(), &manifest(), SPEC, &options), device)
 }
 
 /// Bytes of the caches of the miniature with so many slots, all of its positions long.
