@@ -124,16 +124,18 @@ impl DeviceExecutor {
         let mut batch = DecodeBatch::default();
         let tokens = self.decoder.run_tokens().min(self.limits.max_target_tokens);
         let cross = self.limits.encoder.map(|sizes| CrossView { slot: 0, tokens: sizes.max_source_tokens });
-        batch.push(&vec![0; tokens], 0, 0, cross);
+        // At the end of a slot, where most is attended to.
+        batch.push(&vec![0; tokens], 0, self.limits.max_target_tokens - tokens, cross);
         batch.want_logits();
         self.decode(&batch)?;
         batch.clear();
         for slot in 0..self.limits.slots {
-            batch.push(&[0], slot, 0, cross);
+            batch.push(&[0], slot, self.limits.max_target_tokens - 1, cross);
             batch.want_logits();
         }
         self.decode(&batch)?;
         self.lengths.tokens.fill(0);
+        self.lengths.sources.fill(0);
         Ok(())
     }
 
