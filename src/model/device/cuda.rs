@@ -52,6 +52,7 @@ struct Functions {
     event_destroy: unsafe extern "C" fn(Event) -> Status,
     memory_info: unsafe extern "C" fn(*mut usize, *mut usize) -> Status,
     error_text: unsafe extern "C" fn(Status) -> *const c_char,
+    last_error: unsafe extern "C" fn() -> Status,
 }
 
 /// Takes the address of an exported function for one of the type that is asked for.
@@ -86,13 +87,22 @@ impl Functions {
             event_destroy: function!(library, c"cudaEventDestroy"),
             memory_info: function!(library, c"cudaMemGetInfo"),
             error_text: function!(library, c"cudaGetErrorString"),
+            last_error: function!(library, c"cudaGetLastError"),
         })
+    }
+
+    /// The runtime keeps the last status that was not 0, for each thread. ONNX Runtime asks for it after each kernel, and
+    /// would take it for the kernel's.
+    fn forget_error(&self) {
+        // SAFETY: takes nothing and gives a number.
+        unsafe { (self.last_error)() };
     }
 
     fn check(&self, what: &str, status: Status) -> DeviceResult<()> {
         if status == 0 {
             return Ok(());
         }
+        self.forget_error();
         // SAFETY: gives null or a NUL-terminated text that lives as long as the runtime.
         let text = unsafe {
             let text = (self.error_text)(status);
@@ -292,7 +302,10 @@ unsafe impl Device for CudaDevice {
         let _turn = self.enter()?;
         // SAFETY: the event lives as long as `self`.
         match unsafe { (self.functions.event_query)(self.event(mark)?) } {
-            NOT_READY => Ok(false),
+            NOT_READY => {
+                self.functions.forget_error();
+                Ok(false)
+            }
             status => self.functions.check("cudaEventQuery", status).map(|()| true),
         }
     }
@@ -359,7 +372,10 @@ mod tests {
         struct op { void* to; void* from; size_t bytes; int staged; struct event* sets; struct event* waits; int turn; };
         struct stream { struct op ops[64]; int queued, done, live; } streams[4];
         static struct event events[8];
-        static int device = -1, opened = 0, marks = 0;
+        static int device = -1, opened = 0, marks = 0, last = 0;
+        static int said(int status) { if (status) last = status; return status; }
+        int cudaGetLastError() { int status = last; last = 0; return status; }
+        int lastError() { return last; }
         static int known(struct stream* s) { return s >= streams && s < streams + 4 && s->live; }
         static void step(struct stream* s) {
           struct op* op = &s->ops[s->done++];
@@ -368,10 +384,10 @@ mod tests {
           if (op->to) memcpy(op->to, op->from, op->bytes);
           if (op->staged) free(op->from);
         }
-        int cudaSetDevice(int wanted) { device = wanted; return wanted == 2 ? 0 : 101; }
+        int cudaSetDevice(int wanted) { device = wanted; return said(wanted == 2 ? 0 : 101); }
         int cudaMemGetInfo(size_t* free, size_t* total) { *free = 1 << 20; *total = 1 << 21; return device == 2 ? 0 : 101; }
         int cudaMalloc(void** memory, size_t bytes) {
-          if (bytes > 1 << 20) return 2;
+          if (bytes > 1 << 20) return said(2);
           *memory = malloc(bytes); memset(*memory, 0xff, bytes); return device == 2 ? 0 : 101;
         }
         int cudaStreamSynchronize(struct stream* s) {
@@ -410,7 +426,7 @@ mod tests {
           struct op op = { .sets = e, .turn = ++e->set };
           e->by = s; s->ops[s->queued++] = op; return known(s) ? 0 : 400;
         }
-        int cudaEventQuery(struct event* e) { return e->reached >= e->set ? 0 : 600; }
+        int cudaEventQuery(struct event* e) { return said(e->reached >= e->set ? 0 : 600); }
         int cudaStreamWaitEvent(struct stream* s, struct event* e, unsigned flags) {
           struct op op = { .waits = e, .turn = e->set };
           s->ops[s->queued++] = op; return known(s) && flags == 0 ? 0 : 400;
@@ -428,6 +444,14 @@ mod tests {
 
     fn tensor(device: &Arc<dyn Device>, dims: &[usize]) -> crate::error::Result<DeviceTensor> {
         DeviceTensor::zeroed(device, "cache", ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, dims)
+    }
+
+    /// What the runtime would tell the next who asks.
+    fn last_error(library: &Path) -> Status {
+        let library = Library::open(library).unwrap();
+        let address = library.symbol(c"lastError").unwrap();
+        // SAFETY: the runtime above declares it so.
+        unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Status>(address.as_ptr())() }
     }
 
     fn read<const N: usize>(queue: Queue, from: &DeviceTensor) -> [i32; N] {
@@ -467,12 +491,14 @@ mod tests {
             error.message.contains("out of memory") && error.message.contains("max_sequences"),
             "{error}"
         );
+        assert_eq!(last_error(&library), 0);
     }
 
     #[test]
     fn a_queue_waits_for_the_other_at_a_mark() {
         let folder = tempfile::tempdir().unwrap();
-        let device: Arc<dyn Device> = Arc::new(CudaDevice::open(&runtime(folder.path()), 2, false).unwrap());
+        let library = runtime(folder.path());
+        let device: Arc<dyn Device> = Arc::new(CudaDevice::open(&library, 2, false).unwrap());
         let memory = tensor(&device, &[2]).unwrap();
         let mark = device.new_mark().unwrap();
         assert_eq!(device.is_reached(mark), Ok(true));
@@ -482,6 +508,7 @@ mod tests {
         device.set_mark(Queue::Encode, mark).unwrap();
         memory.upload(Queue::Encode, &[7, 8]).unwrap();
         assert_eq!(device.is_reached(mark), Ok(false));
+        assert_eq!(last_error(&library), 0);
         device.follow(Queue::Decode, mark).unwrap();
         assert_eq!(read(Queue::Decode, &memory), [5, 6]);
         assert_eq!(device.is_reached(mark), Ok(true));
