@@ -189,7 +189,7 @@ impl Decoder {
     }
 
     /// Bytes that ONNX Runtime holds.
-    pub fn held_bytes(&self) -> Result<usize> {
+    pub fn held_bytes(&self) -> usize {
         self.session.held_bytes()
     }
 

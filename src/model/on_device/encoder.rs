@@ -113,7 +113,7 @@ impl Encoder {
     }
 
     /// Bytes that ONNX Runtime holds.
-    pub fn held_bytes(&self) -> Result<usize> {
+    pub fn held_bytes(&self) -> usize {
         self.session.held_bytes()
     }
 

@@ -44,9 +44,8 @@ impl Graphs {
     }
 
     /// Bytes of the device that ONNX Runtime holds for them.
-    pub fn held_bytes(&self) -> Result<usize> {
-        let encoder = self.encoder.as_ref().map_or(Ok(0), DeviceSession::held_bytes)?;
-        Ok(encoder + self.decoder.held_bytes()?)
+    pub fn held_bytes(&self) -> usize {
+        self.encoder.as_ref().map_or(0, DeviceSession::held_bytes) + self.decoder.held_bytes()
     }
 }
 
@@ -110,9 +109,8 @@ impl DeviceExecutor {
     }
 
     /// Bytes of the device that ONNX Runtime holds.
-    pub fn held_bytes(&self) -> Result<usize> {
-        let encoder = self.encoder.as_ref().map_or(Ok(0), Encoder::held_bytes)?;
-        Ok(encoder + self.decoder.held_bytes()?)
+    pub fn held_bytes(&self) -> usize {
+        self.encoder.as_ref().map_or(0, Encoder::held_bytes) + self.decoder.held_bytes()
     }
 
     /// Runs as large as any that will come, so that later ones find the memory that they need. The slots hold nothing

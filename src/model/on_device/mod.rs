@@ -106,11 +106,11 @@ fn reserve(
     if options.may_shrink.sequences && limit.is_some() {
         asked.slots = memory::MOST_SLOTS;
     }
-    let weights = graphs.held_bytes()?;
+    let weights = graphs.held_bytes();
     // One slot is enough to learn what the largest run needs.
     let mut trial = DeviceExecutor::reserve(graphs, manifest, spec, memory::with_slots(asked, 1))?;
     trial.warm_up()?;
-    let taken = trial.held_bytes()?;
+    let taken = trial.held_bytes();
     let graphs = trial.into_graphs()?;
     let free = device.free_bytes().map_err(Error::internal)?;
     // CUDA keeps some for itself as kernels are first used.
@@ -123,7 +123,7 @@ fn reserve(
         executor.record()?;
     }
     let caches = memory::cache_bytes(manifest, spec, fitting);
-    let taken = executor.held_bytes()?;
+    let taken = executor.held_bytes();
     if let Some(limit) = limit.filter(|&limit| taken + caches > limit) {
         return Err(Error::invalid_argument(format!(
             "{} slots of {} tokens take {} MiB of the GPU's memory with weights and steps, gpu_mem_limit is {} MiB; \
