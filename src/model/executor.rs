@@ -4,7 +4,10 @@ use std::path::Path;
 
 use textgen_artifact::Manifest;
 
-use super::{CudaOptions, Placement, Runtime, cpu_executor::CpuExecutor, on_device, placement::Place};
+use super::{
+    CudaOptions, Placement, Runtime, cpu_executor::CpuExecutor, memory::TrimOnDrop, on_device,
+    placement::Place,
+};
 use crate::{
     decoding::TopLogits,
     engine::{DecodeBatch, EncodeBatch, Executor, ExecutorLimits, MemoryUse},
@@ -46,7 +49,7 @@ pub struct MayShrink {
 }
 
 /// See the module.
-pub struct ModelExecutor(Box<dyn Executor>);
+pub struct ModelExecutor(Box<dyn Executor>, TrimOnDrop);
 
 impl ModelExecutor {
     /// Loads the artifact in `dir`, which `manifest` describes.
@@ -56,12 +59,13 @@ impl ModelExecutor {
         manifest: &Manifest,
         options: &ExecutorOptions,
     ) -> Result<Self> {
-        Ok(Self(match options.placement.of(&manifest.device)? {
+        let executor: Box<dyn Executor> = match options.placement.of(&manifest.device)? {
             Place::Cpu => Box::new(CpuExecutor::load(runtime, dir, manifest, options)?),
             Place::Gpu { device, spec } => {
                 Box::new(on_device::load_on_gpu(runtime, dir, manifest, spec, device, options)?)
             }
-        }))
+        };
+        Ok(Self(executor, TrimOnDrop))
     }
 }
 

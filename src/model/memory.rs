@@ -5,6 +5,19 @@ use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
+/// When dropped, gives back to the system what the process has freed. The last field of what holds much.
+///
+/// The allocator keeps a heap for each thread that has reserved something. A model is loaded on a thread of its own, and
+/// what ONNX Runtime frees on that heap would stay with the process when the model has gone.
+pub struct TrimOnDrop;
+
+impl Drop for TrimOnDrop {
+    fn drop(&mut self) {
+        // SAFETY: takes the allocator's own locks, and touches only what is free.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// One zeroed f32 buffer that graphs read and write in place.
 pub struct DeviceBuffer {
     pages: MmapMut,

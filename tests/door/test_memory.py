@@ -7,6 +7,7 @@ import pytest
 
 from harness import places
 from harness.repository import decoupled
+from harness.server import eventually
 from harness.texts import ENGLISH
 
 MEGABYTE = 1 << 20
@@ -70,3 +71,23 @@ def test_a_hundred_reloads(own_server):
             assert http.text("whole", ENGLISH) == "O gato dorme no sofá."
             sizes.append(server.rss_bytes())
         assert sizes[-1] - sizes[20] < 64 * MEGABYTE, sizes[::10]
+
+
+def test_an_unload_gives_back_what_the_model_took(own_server):
+    """In fp32 ONNX Runtime keeps every matrix a second time, packed."""
+
+    def both(repository):
+        fill(repository)
+        repository.add("chat", decoupled(False), artifact=places.model("chat", "fp32") / "1")
+
+    with own_server(both, "--model-control-mode=explicit", "--load-model=whole") as (server, http, _):
+        http.text("whole", ENGLISH)
+        before, taken, kept = server.rss_bytes(), [], []
+        for _ in range(4):
+            assert http.load("chat").status == 200
+            http.text("chat", ENGLISH, max_tokens=4)
+            taken.append(server.rss_bytes() - before)
+            assert http.unload("chat").status == 200
+            eventually(lambda: server.rss_bytes() - before < taken[-1] / 4)
+            kept.append(server.rss_bytes() - before)
+        assert max(taken) < 1.25 * taken[0], (taken, kept)
