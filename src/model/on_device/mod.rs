@@ -61,6 +61,13 @@ pub fn load_on_gpu(
     }
     let weights = fs::metadata(dir.join(WEIGHTS_FILE)).map_or(0, |file| file.len() as usize);
     gpu.require_memory(weights, "the weights")?;
+    if let Some(limit) = options.cuda.gpu_mem_limit.filter(|&limit| weights as u64 > limit) {
+        return Err(named(Error::invalid_argument(format!(
+            "the weights need {} MiB, gpu_mem_limit is {} MiB; raise it, or convert with a smaller --precision",
+            weights.div_ceil(1 << 20),
+            limit >> 20
+        ))));
+    }
     let opened = CudaDevice::open(Path::new(&gpu.cuda_runtime), device, options.cuda.share_stream)
         .map_err(|error| named(Error::internal(error)))?;
     let opened = Arc::new(opened);
