@@ -25,13 +25,15 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Finds the candidates of `logits`, which `blocks` has read; the largest is `max` and finite.
+    /// Finds the candidates of `logits`, which `blocks` has read; the largest is `max` and finite. Tokens that are not
+    /// among them and cannot be chosen weigh `others` together.
     pub fn select(
         &mut self,
         params: &SamplingParams,
         logits: &[f32],
         blocks: &mut Blocks,
         max: f32,
+        others: f64,
     ) -> &[Candidate] {
         let weight = Weight::new(max, params.temperature);
         let top_p = f64::from(params.top_p);
@@ -43,7 +45,7 @@ impl Candidates {
                 self.keep_nucleus(top_p * total);
             }
         } else if nucleus {
-            let total = blocks.weigh(logits, weight);
+            let total = blocks.weigh(logits, weight) + others;
             // All tokens lighter than `least` weigh less together than top-p cuts off if they are at most `tokens`.
             // Of the whole vocabulary that is certain; a smaller number most often does, and keeps few.
             for tokens in [logits.len().min(1024), logits.len()] {

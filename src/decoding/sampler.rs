@@ -83,13 +83,13 @@ impl TokenSampler {
                 allowed.clear();
                 allowed.extend(guide.edges().iter().map(|edge| logit(edge.token)));
                 let best = open(blocks.read(allowed)).ok_or_else(no_distribution)?;
-                guide.follow(choose(params, allowed, best, blocks, candidates, &mut self.rng) as usize)
+                guide.follow(choose(params, allowed, best, blocks, candidates, 0.0, &mut self.rng) as usize)
             }
             None => {
                 self.history.process(params, logits, edits);
                 let best = blocks.reread(logits, edits.replaced()).ok_or_else(no_distribution)?;
                 let best = open(Some(best)).ok_or_else(all_forbidden)?;
-                choose(params, logits, best, blocks, candidates, &mut self.rng)
+                choose(params, logits, best, blocks, candidates, 0.0, &mut self.rng)
             }
         };
         let logprob = normalizer
@@ -114,6 +114,7 @@ impl TokenSampler {
         edits.clear();
         self.history.process(params, row, edits);
         let Some(best) = open(blocks.read(row.logits())) else { return Ok(None) };
+        let mut others = 0.0;
         if !row.is_complete(top) {
             let bound = row.bound();
             let floor = if params.temperature == 0.0 {
@@ -124,6 +125,7 @@ impl TokenSampler {
                 candidates.min_p_floor(params, best.logit)
             } else if params.top_p < 1.0 {
                 let rest = row.weight_of_others(top, best.logit, params);
+                others = rest.start;
                 match candidates.nucleus_floor(params, row.logits(), blocks, best.logit, rest) {
                     Some(floor) => floor,
                     None => return Ok(None),
@@ -136,7 +138,7 @@ impl TokenSampler {
                 return Ok(None);
             }
         }
-        let index = choose(params, row.logits(), best, blocks, candidates, &mut self.rng);
+        let index = choose(params, row.logits(), best, blocks, candidates, others, &mut self.rng);
         let Some(token) = row.token(index) else { return Ok(None) };
         let logprob = if params.logprobs {
             (f64::from(row.original(token)) - f64::from(top.log_sum_exp)) as f32
@@ -153,13 +155,15 @@ fn open(best: Option<Peak>) -> Option<Peak> {
     best.filter(|best| best.logit > f32::NEG_INFINITY)
 }
 
-/// Index of the logit that is chosen among `logits`, which `blocks` has read; `best` is the largest, and finite.
+/// Index of the logit that is chosen among `logits`, which `blocks` has read; `best` is the largest, and finite. Tokens
+/// that are not among them weigh `others`.
 fn choose(
     params: &SamplingParams,
     logits: &[f32],
     best: Peak,
     blocks: &mut Blocks,
     candidates: &mut Candidates,
+    others: f64,
     rng: &mut ChaCha8Rng,
 ) -> u32 {
     if params.temperature == 0.0 {
@@ -167,7 +171,7 @@ fn choose(
     }
     let uniform = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
     let drawn = if params.truncates(logits.len()) {
-        draw(candidates.select(params, logits, blocks, best.logit), uniform)
+        draw(candidates.select(params, logits, blocks, best.logit, others), uniform)
     } else {
         let weight = Weight::new(best.logit, params.temperature);
         let total = blocks.weigh(logits, weight);

@@ -25,7 +25,7 @@ fn sampling() -> SamplingParams {
 fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
     let mut blocks = Blocks::default();
     let max = blocks.read(logits).unwrap().logit;
-    Candidates::default().select(params, logits, &mut blocks, max).to_vec()
+    Candidates::default().select(params, logits, &mut blocks, max, 0.0).to_vec()
 }
 
 #[derive(Deserialize)]

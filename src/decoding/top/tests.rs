@@ -165,6 +165,21 @@ fn few_are_enough_where_no_other_can_be_chosen() {
 }
 
 #[test]
+fn a_nucleus_of_the_largest_is_that_of_all() {
+    for (top_p, temperature, k) in [(0.5, 1.0, 64), (0.3, 1.5, 200), (0.9, 1.0, 200), (0.95, 0.25, 64)] {
+        let params = SamplingParams { top_p, temperature, ..SamplingParams::default() };
+        let mut decided = 0;
+        for seed in 0..400 {
+            let Some(choice) = of_top(&mut sampler(&params, seed), &row(), k) else { continue };
+            let all = sampler(&params, seed).sample(&mut row(), &mut SamplerScratch::default()).unwrap();
+            assert_eq!(choice.token, all.token, "top_p {top_p}, temperature {temperature}, seed {seed}");
+            decided += 1;
+        }
+        assert!(decided == 400 || temperature > 1.0, "{decided} at top_p {top_p}, temperature {temperature}");
+    }
+}
+
+#[test]
 fn not_enough_draws_no_random_number_and_counts_nothing() {
     let params = SamplingParams { temperature: 1.0, frequency_penalty: 0.5, ..SamplingParams::default() };
     let (mut tried, mut fresh) = (sampler(&params, 3), sampler(&params, 3));

@@ -44,28 +44,29 @@ impl Rows {
         if used <= self.of_slot.len() && used <= 2 * count {
             return;
         }
-        let mut free = 0;
         for slot in active.iter().map(|&slot| slot as usize) {
             let from = self.of_slot[slot];
             if from < count {
                 continue;
             }
-            while active.iter().any(|&other| self.of_slot[other as usize] == free) {
-                free += 1;
+            let runs = |row: usize| active.iter().any(|&other| self.of_slot[other as usize] == row);
+            // The spare row first: what makes room below then never goes to one of the first rows.
+            let to = if self.spare < count {
+                self.spare
+            } else {
+                (0..count).find(|&row| !runs(row)).unwrap_or(from)
+            };
+            if to == from {
+                continue;
             }
-            let to = free;
-            if to != self.spare
-                && let Some(other) = self.of_slot.iter().position(|&row| row == to)
-            {
-                if holds(to) {
+            match self.of_slot.iter().position(|&row| row == to) {
+                Some(other) if holds(to) => {
                     moves.push(Move { from: to, to: self.spare });
                     self.of_slot[other] = self.spare;
                     self.spare = from;
-                } else {
-                    self.of_slot[other] = from;
                 }
-            } else {
-                self.spare = from;
+                Some(other) => self.of_slot[other] = from,
+                None => self.spare = from,
             }
             moves.push(Move { from, to });
             self.of_slot[slot] = to;
@@ -106,6 +107,16 @@ mod tests {
     }
 
     #[test]
+    fn what_made_room_is_not_in_the_way_of_the_next() {
+        let mut rows = Rows::new(4);
+        compacted(&mut rows, &[2], &[true, true, true, true, false]);
+        assert_eq!(rows.of_slots(), [4, 1, 0, 3]);
+        let moves = compacted(&mut rows, &[0, 1, 3], &[true, true, false, true, true]);
+        assert_eq!(moves, [Move { from: 4, to: 2 }, Move { from: 0, to: 4 }, Move { from: 3, to: 0 }]);
+        assert_eq!(rows.of_slots(), [2, 1, 4, 0]);
+    }
+
+    #[test]
     fn nothing_runs_in_the_last_row() {
         let mut rows = Rows::new(2);
         compacted(&mut rows, &[1], &[true; 3]);
@@ -129,6 +140,7 @@ mod tests {
                 for &slot in &active {
                     contents[rows.of_slots()[slot]] = Some(slot);
                 }
+                let before: Vec<bool> = rows.of_slots().iter().map(|&row| contents[row].is_some()).collect();
                 let slots: Vec<i32> = active.iter().map(|&slot| slot as i32).collect();
                 let mut moves = Vec::new();
                 rows.compact(&slots, |row| contents[row].is_some(), &mut moves);
@@ -137,7 +149,7 @@ mod tests {
                     contents[to] = contents[from].take();
                 }
                 for (slot, &row) in rows.of_slots().iter().enumerate() {
-                    prop_assert!(contents[row].is_none_or(|held| held == slot));
+                    prop_assert_eq!(contents[row], before[slot].then_some(slot));
                     if active.contains(&slot) {
                         prop_assert_eq!(contents[row], Some(slot));
                         prop_assert!(row < 9 && row < 2 * active.len().max(1));
