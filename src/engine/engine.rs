@@ -106,7 +106,14 @@ impl Engine {
             .map_err(|error| Error::internal(format!("{name}: the engine's thread cannot start: {error}")))?;
         // It hangs up without a word when it panics.
         let panicked = |_| Err(Error::internal("the model panicked while it was loaded"));
-        let (limits, memory) = when_loaded.recv().unwrap_or_else(panicked)?;
+        let (limits, memory) = match when_loaded.recv().unwrap_or_else(panicked) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // What it has taken is given back before somebody tries again.
+                let _ = thread.join();
+                return Err(error);
+            }
+        };
         Ok(Self {
             inbox: sender,
             waiting,

@@ -26,6 +26,11 @@ pub(super) fn run_tokens(sizes: EncoderLimits) -> usize {
     sizes.max_source_tokens.max(RUN_TOKENS)
 }
 
+/// Sources of about the greatest length that fill a run.
+pub(super) fn most_long_sources(sizes: EncoderLimits) -> usize {
+    run_tokens(sizes).div_ceil(sizes.max_source_tokens)
+}
+
 /// See the module.
 pub(super) struct Encoder {
     session: DeviceSession,
@@ -193,13 +198,19 @@ impl Encoder {
         Ok(())
     }
 
-    /// A run as large as any.
+    /// Runs as large as any: of the longest sources, and of as many as fill a run.
     pub fn warm_up(&mut self) -> Result<()> {
-        let width = self.sizes.max_source_tokens;
-        let rows = (run_tokens(self.sizes) / width).min(self.sizes.cross_slots);
-        let mut batch = EncodeBatch::default();
-        (0..rows).for_each(|cross| batch.push(&vec![0; width], cross));
-        self.encode(&batch)
+        let (longest, tokens) = (self.sizes.max_source_tokens, run_tokens(self.sizes));
+        let most = |rows: usize| rows.min(self.sizes.cross_slots);
+        let shapes = [tokens / longest, most_long_sources(self.sizes)]
+            .map(most)
+            .map(|rows| (rows, longest.min(tokens / rows)));
+        for (rows, width) in shapes {
+            let mut batch = EncodeBatch::default();
+            (0..rows).for_each(|cross| batch.push(&vec![0; width], cross));
+            self.encode(&batch)?;
+        }
+        Ok(())
     }
 
     fn set_mark(&self, queue: Queue, mark: Mark) -> Result<()> {

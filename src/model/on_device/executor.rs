@@ -59,6 +59,10 @@ pub struct DeviceExecutor {
     decoder: Decoder,
     rows: Rows,
     moves: Vec<Move>,
+    /// Slots of the sequences that share a run.
+    sharing: Vec<i32>,
+    /// A move has failed halfway.
+    lost: Option<Error>,
     lengths: RowLengths,
     runs: StepRuns,
     /// For each logit row of the last step, its row in the outputs.
@@ -93,6 +97,8 @@ impl DeviceExecutor {
             decoder,
             rows: Rows::new(limits.slots),
             moves: Vec::new(),
+            sharing: Vec::new(),
+            lost: None,
             lengths: RowLengths { tokens: vec![0; rows], sources },
             runs: StepRuns::default(),
             places: Vec::new(),
@@ -154,14 +160,35 @@ impl DeviceExecutor {
         self.memory = memory;
     }
 
-    /// Brings the sequences of `batch` to the first rows of the caches, if they are few and far apart.
+    /// Brings the sequences of `batch` that share a run to the first rows of the caches, if they are few and far apart.
     pub(super) fn compact(&mut self, batch: &DecodeBatch) -> Result<()> {
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
+        }
+        let row_of = self.rows.of_slots();
+        self.sharing.clear();
+        for row in 0..batch.rows() {
+            if batch.positions[row] == 0 {
+                // What the slot held is void.
+                self.lengths.tokens[row_of[batch.slots[row] as usize]] = 0;
+            }
+            if batch.row(row).len() == 1 {
+                self.sharing.push(batch.slots[row]);
+            }
+        }
         // One sequence alone meets no holes, unless its run is a recorded one.
-        if self.recordings.is_none() && batch.rows() == 1 {
+        if self.recordings.is_none() && self.sharing.len() < 2 {
             return Ok(());
         }
+        self.rows.compact(&self.sharing, |row| self.lengths.tokens[row] > 0, &mut self.moves);
+        self.make_moves().inspect_err(|error| {
+            let error = error.clone().context("the caches are lost, reload the model");
+            self.lost = Some(error);
+        })
+    }
+
+    fn make_moves(&mut self) -> Result<()> {
         let lengths = &mut self.lengths;
-        self.rows.compact(&batch.slots, |row| lengths.tokens[row] > 0, &mut self.moves);
         for &Move { from, to } in &self.moves {
             let source = lengths.sources.get(from).copied().unwrap_or(0);
             self.decoder.move_row(from, to, lengths.tokens[from], source)?;

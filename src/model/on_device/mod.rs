@@ -32,7 +32,7 @@ use super::{
     runtime::SessionDevice,
 };
 use crate::{
-    engine::{Executor, MemoryUse},
+    engine::{EncoderLimits, Executor, ExecutorLimits, MemoryUse},
     error::{Error, Result},
 };
 
@@ -114,8 +114,14 @@ fn reserve(
         asked.slots = memory::MOST_SLOTS;
     }
     let weights = graphs.held_bytes();
-    // One slot is enough to learn what the largest run needs.
-    let mut trial = DeviceExecutor::reserve(graphs, manifest, spec, memory::with_slots(asked, 1))?;
+    // One slot is enough to learn what the largest run needs, and as many sources as one run holds.
+    let all = memory::with_slots(asked, asked.slots);
+    let encoder = all.encoder.map(|sizes| EncoderLimits {
+        cross_slots: sizes.cross_slots.min(encoder::most_long_sources(sizes)),
+        ..sizes
+    });
+    let one = ExecutorLimits { slots: 1, encoder, ..all };
+    let mut trial = DeviceExecutor::reserve(graphs, manifest, spec, one)?;
     trial.warm_up()?;
     let taken = trial.held_bytes();
     let graphs = trial.into_graphs()?;
