@@ -2,7 +2,8 @@
 //!
 //! The graphs want the rows of a run one after the other in the caches. So the sequences that feed one token are one run
 //! over the first rows, as far as the last of them; a row in between that is not of this step is a hole. A sequence that
-//! feeds several tokens, a prompt or a draft, has a run of its own over its row; one that feeds more than a run may hold has several.
+//! feeds several tokens, a prompt or a draft, has a run of its own over its row; one that feeds more than a run may hold
+//! has several.
 
 use std::ops::Range;
 
