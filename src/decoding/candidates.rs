@@ -45,17 +45,18 @@ impl Candidates {
                 self.keep_nucleus(top_p * total);
             }
         } else if nucleus {
-            let total = blocks.weigh(logits, weight) + others;
+            let total = blocks.weigh(logits, weight);
+            let target = top_p * (total + others);
             // All tokens lighter than `least` weigh less together than top-p cuts off if they are at most `tokens`.
             // Of the whole vocabulary that is certain; a smaller number most often does, and keeps few.
             for tokens in [logits.len().min(1024), logits.len()] {
-                let least = f64::from(params.min_p).max(0.99 * (1.0 - top_p) * total / tokens as f64);
+                let least = f64::from(params.min_p).max(0.99 * (total - target) / tokens as f64);
                 let floor = logit_below(least, max, params.temperature);
-                if self.keep_from(floor, logits, blocks, weight) >= top_p * total {
+                if self.keep_from(floor, logits, blocks, weight) >= target {
                     break;
                 }
             }
-            self.keep_nucleus(top_p * total);
+            self.keep_nucleus(target);
         } else {
             let floor = self.min_p_floor(params, max);
             self.keep_from(floor, logits, blocks, weight);

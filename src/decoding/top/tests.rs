@@ -179,6 +179,22 @@ fn a_nucleus_of_the_largest_is_that_of_all() {
     }
 }
 
+/// The floor below which nothing is looked at is that of the largest, not of all.
+#[test]
+fn few_of_the_largest_that_weigh_little_of_all_are_looked_at() {
+    let mut row = vec![0.0; 90];
+    for token in [4, 18, 53, 66, 88] {
+        row[token] = 4.5;
+    }
+    row[17] = 4.0;
+    let params = SamplingParams { temperature: 1.07, top_p: 0.22, ..SamplingParams::default() };
+    for seed in 0..50 {
+        let choice = of_top(&mut sampler(&params, seed), &row, 6).unwrap();
+        let all = sampler(&params, seed).sample(&mut row.clone(), &mut SamplerScratch::default()).unwrap();
+        assert_eq!(choice.token, all.token, "seed {seed}");
+    }
+}
+
 #[test]
 fn not_enough_draws_no_random_number_and_counts_nothing() {
     let params = SamplingParams { temperature: 1.0, frequency_penalty: 0.5, ..SamplingParams::default() };
