@@ -107,10 +107,10 @@ const SAMPLING_PARAMETERS: &str = "sampling_parameters";
 /// Whether a prompt of a decoder-only model starts from the cache of an earlier sequence that begins alike.
 /// Default: true.
 const PREFIX_REUSE: &str = "prefix_reuse";
-/// Bytes that one instance may take of a GPU's memory in all: weights, caches and what its steps need. With a limit and
+/// Bytes that one instance may take of a GPU's memory when it loads: weights, caches and what its steps need. With a limit and
 /// without `max_sequences`, as many sequences are decoded at once as fit, at most 256. 0 means no limit.
 const GPU_MEM_LIMIT: Key = model("gpu_mem_limit", 0, 1 << 48, Some(0));
-/// How that arena grows: `kSameAsRequested` takes what is needed, `kNextPowerOfTwo` twice as much in fewer steps.
+/// How ONNX Runtime's memory on a GPU grows: `kSameAsRequested` takes what is needed, `kNextPowerOfTwo` twice as much in fewer steps.
 const ARENA_EXTEND_STRATEGY: &str = "arena_extend_strategy";
 /// Whether a GPU multiplies fp32 with 10 bits of mantissa, several times as fast. Default: true.
 const USE_TF32: &str = "use_tf32";

@@ -170,21 +170,25 @@ impl DeviceTensor {
         self.copy_pieces(queue, from, Pieces { bytes, pitch: bytes, count: 1 })
     }
 
-    /// Copies the first `positions` of each head of `from`, of the same shape `[rows, heads, positions, head_dim]`.
+    /// Copies the first `positions` of `from`, of the same shape `[…, positions, width]`: those of each head, where there
+    /// are heads.
     pub fn copy_positions_from(&self, queue: Queue, from: &DeviceTensor, positions: usize) -> Result<()> {
-        let &[rows, heads, limit, head_dim] = &self.dims[..] else {
+        let &[ref apart @ .., limit, width] = &self.dims[..] else {
             return Err(Error::internal(format!("a tensor of shape {:?} has no positions", self.dims)));
         };
-        let head = head_dim as usize * element_bytes(self.element);
         if self.dims != from.dims || positions > limit as usize {
             return Err(Error::internal(format!(
                 "a copy of {positions} positions of shape {:?} to one of {:?}",
                 from.dims, self.dims
             )));
         }
-        let pieces =
-            Pieces { bytes: positions * head, pitch: limit as usize * head, count: (rows * heads) as usize };
-        self.copy_pieces(queue, from, pieces)
+        let bytes = width as usize * element_bytes(self.element);
+        let count = apart.iter().product::<i64>() as usize;
+        self.copy_pieces(
+            queue,
+            from,
+            Pieces { bytes: positions * bytes, pitch: limit as usize * bytes, count },
+        )
     }
 
     fn copy_pieces(&self, queue: Queue, from: &DeviceTensor, pieces: Pieces) -> Result<()> {

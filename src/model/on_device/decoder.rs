@@ -19,7 +19,7 @@ use crate::{
 const HEAD_SIZE_UNIT: usize = 8;
 
 /// Tokens of one run of one sequence: a longer prompt has several, so that no run needs more memory than the first.
-pub(super) const RUN_TOKENS: usize = 512;
+const RUN_TOKENS: usize = 512;
 
 /// See the module.
 pub(super) struct Decoder {
@@ -335,10 +335,9 @@ impl Decoder {
     /// Copies what a sequence has from row `from` to row `to`: so many tokens, and those of its source.
     pub fn move_row(&self, from: usize, to: usize, tokens: usize, source_tokens: usize) -> Result<()> {
         self.copy_prefix(from, to, tokens)?;
-        for (_, memory) in self.cross.iter().filter(|_| source_tokens > 0) {
-            let width = memory.dims().last().map_or(0, |&width| width as usize);
-            let source = memory.rows(from, 1)?.shaped(&[1, source_tokens, width])?;
-            memory.rows(to, 1)?.copy_from(Queue::Decode, &source)?;
+        for (_, memory) in &self.cross {
+            let (to, from) = (memory.rows(to, 1)?, memory.rows(from, 1)?);
+            to.copy_positions_from(Queue::Decode, &from, source_tokens)?;
         }
         self.states.iter().try_for_each(|(state, _)| {
             state.memory.rows(to, 1)?.copy_from(Queue::Decode, &state.memory.rows(from, 1)?)

@@ -3,7 +3,7 @@
 //! A run of several sources is as wide as the longest, and what it makes of each is copied to its cross slot. All of it
 //! goes through the encoder's own queue; a mark for each cross slot says when it is there.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use ort::session::Session;
 use textgen_artifact::{CudaSpec, ENCODER_FILE, Manifest, device_graph, graph};
@@ -54,10 +54,10 @@ pub(super) struct Encoder {
 
 /// The encoder's graph on `device`.
 pub(super) fn session(
-    dir: &std::path::Path,
+    dir: &Path,
     manifest: &Manifest,
     device: &Arc<dyn Device>,
-    load: &dyn Fn(&std::path::Path, Queue) -> Result<Session>,
+    load: &dyn Fn(&Path, Queue) -> Result<Session>,
 ) -> Result<DeviceSession> {
     let geometry = &manifest.geometry;
     let path = dir.join(ENCODER_FILE);
@@ -191,9 +191,7 @@ impl Encoder {
     ) -> Result<()> {
         self.follow(Queue::Decode, self.encoded[cross])?;
         for ((_, to), from) in to.iter().zip(&self.sources) {
-            let width = from.dims().last().map_or(0, |&width| width as usize);
-            let source = from.rows(cross, 1)?.shaped(&[1, tokens, width])?;
-            to.rows(slot, 1)?.copy_from(Queue::Decode, &source)?;
+            to.rows(slot, 1)?.copy_positions_from(Queue::Decode, &from.rows(cross, 1)?, tokens)?;
         }
         Ok(())
     }
