@@ -81,6 +81,18 @@ fn ids_decode_to_the_same_text() {
     }
 }
 
+/// Runs of byte tokens, broken and cut in every way.
+#[test]
+fn bytes_decode_to_the_same_text() {
+    let runs: Vec<Encoded> =
+        serde_json::from_str(&fs::read_to_string(fixture("runs.json")).unwrap()).unwrap();
+    let tokenizer = tokenizer("bytes.model", 0);
+    assert!(runs.len() > 200);
+    for Encoded { ids, decoded } in runs {
+        assert_eq!(decode(&tokenizer, &ids), decoded, "{ids:?}");
+    }
+}
+
 #[test]
 fn sentinels_follow_the_pieces_from_the_last_to_the_first() {
     let tokenizer = tokenizer("bare.model", 10);

@@ -8,12 +8,14 @@ use super::pieces::{PieceKind, PieceTable};
 /// joined are the whole text, byte for byte: what the tokenizer's own decoder makes of all tokens at once,
 /// special ones skipped.
 ///
-/// Held back are an incomplete character, and a run of byte-fallback tokens until it ends: a single byte that
-/// does not fit turns the whole run into replacement characters.
+/// An incomplete character is held back. So is a run of byte-fallback tokens until it ends, since the crate's
+/// decoder turns the whole run into replacement characters if a single byte does not fit. SentencePiece replaces
+/// that byte only: there each character of a run is final once it is complete.
 pub struct Detokenizer {
     pieces: Arc<PieceTable>,
     /// A token has had a part in the text, even if an empty one.
     started: bool,
+    /// Bytes of byte-fallback tokens that are not final.
     run: Vec<u8>,
     /// Beginning of a character.
     incomplete: Vec<u8>,
@@ -31,7 +33,12 @@ impl Detokenizer {
     pub fn push(&mut self, token: u32, text: &mut String) {
         match self.pieces.kind(token) {
             PieceKind::Skipped => {}
-            PieceKind::Byte(byte) => self.run.push(byte),
+            PieceKind::Byte(byte) => {
+                self.run.push(byte);
+                if self.pieces.bytes_by_character() {
+                    self.characters_of_run(false, text);
+                }
+            }
             PieceKind::Text => {
                 self.end_run(text);
                 let pieces = Arc::clone(&self.pieces);
@@ -52,10 +59,43 @@ impl Detokenizer {
         if self.run.is_empty() {
             return;
         }
+        if self.pieces.bytes_by_character() {
+            return self.characters_of_run(true, text);
+        }
         for element in self.pieces.run_texts(&self.run, !self.started) {
             self.element(element.as_bytes(), text);
         }
         self.run.clear();
+    }
+
+    /// Writes the characters of the run, and a replacement character for each byte that belongs to none. What may
+    /// become a character is kept unless the run has `ended`.
+    fn characters_of_run(&mut self, ended: bool, text: &mut String) {
+        self.started = true;
+        let run = std::mem::take(&mut self.run);
+        let mut rest = run.as_slice();
+        while !rest.is_empty() {
+            let (valid, others) = match std::str::from_utf8(rest) {
+                Ok(valid) => (valid, &[][..]),
+                Err(error) => {
+                    let (valid, others) = rest.split_at(error.valid_up_to());
+                    if !ended && error.error_len().is_none() {
+                        self.run = others.to_vec();
+                        rest = valid;
+                        continue;
+                    }
+                    (std::str::from_utf8(valid).unwrap_or_default(), others)
+                }
+            };
+            self.write(valid, text);
+            rest = match others.split_first() {
+                Some((_, after)) => {
+                    self.write("\u{fffd}", text);
+                    after
+                }
+                None => others,
+            };
+        }
     }
 
     fn element(&mut self, bytes: &[u8], text: &mut String) {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TextNormalizer, TokenizerSpec};
-use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizedString, Normalizer as _, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
+};
 
 use crate::error::{Error, Result};
 
@@ -79,14 +82,20 @@ impl Tokenizer {
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        guarded(|| Ok(self.vocabulary.encode_fast(text, add_special_tokens)?.get_ids().to_vec())).map_err(
-            |reason| {
-                Error::invalid_argument(format!(
-                    "text of {} bytes: the model's tokenizer cannot encode it: {reason}",
-                    text.len()
-                ))
-            },
-        )
+        guarded(|| Ok(self.vocabulary.encode_fast(text, add_special_tokens)?.get_ids().to_vec()))
+            .map_err(|reason| not_encoded(text, &reason))
+    }
+
+    /// The text as it is cut into tokens, after the model's own normalization.
+    pub fn normalized(&self, text: &str) -> Result<String> {
+        guarded(|| {
+            let mut text = NormalizedString::from(text);
+            if let Some(normalizer) = self.vocabulary.get_normalizer() {
+                normalizer.normalize(&mut text)?;
+            }
+            Ok(text.get().to_owned())
+        })
+        .map_err(|reason| not_encoded(text, &reason))
     }
 
     /// Id of a token by its literal name.
@@ -103,6 +112,13 @@ impl Tokenizer {
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.pieces))
     }
+}
+
+fn not_encoded(text: &str, reason: &str) -> Error {
+    Error::invalid_argument(format!(
+        "text of {} bytes: the model's tokenizer cannot encode it: {reason}",
+        text.len()
+    ))
 }
 
 fn load_normalizer(path: &Path) -> Result<TextNormalizer> {

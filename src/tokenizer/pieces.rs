@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokenizers::{Decoder, DecoderWrapper};
 
-use super::{Vocabulary, guarded};
+use super::{Vocabulary, guarded, normalizer::Normalizer};
 use crate::error::{Error, Result};
 
 /// A vocabulary beyond this is taken for a damaged file.
@@ -42,6 +42,8 @@ struct DecoderPlan {
     /// Stages before byte fallback.
     before: Vec<DecoderWrapper>,
     byte_fallback: bool,
+    /// A run of byte-fallback tokens is decoded character by character, as SentencePiece does, not as a whole.
+    bytes_by_character: bool,
     /// Stages after it; they may treat the first element differently.
     after: Vec<DecoderWrapper>,
     /// GPT-2's characters for bytes are the last stage.
@@ -54,7 +56,9 @@ struct DecoderPlan {
 
 impl PieceTable {
     pub fn new(vocabulary: Arc<Vocabulary>) -> Result<Self> {
-        let plan = DecoderPlan::new(vocabulary.get_decoder())?;
+        let mut plan = DecoderPlan::new(vocabulary.get_decoder())?;
+        // The tokenizer was a SentencePiece model before it was a `tokenizer.json`.
+        plan.bytes_by_character = matches!(vocabulary.get_normalizer(), Some(Normalizer::SentencePiece(_)));
         let tokens = vocabulary.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if tokens > MAX_TOKENS {
             return Err(Error::invalid_argument(format!(
@@ -109,8 +113,13 @@ impl PieceTable {
         Some(self.plan.elements(vec![text], true).ok()?.concat())
     }
 
-    /// Texts of a run of byte-fallback tokens: one when it is UTF-8, else one replacement character for each
-    /// byte.
+    /// True when the characters of a run of byte-fallback tokens do not depend on the bytes after them.
+    pub fn bytes_by_character(&self) -> bool {
+        self.plan.bytes_by_character
+    }
+
+    /// Texts of a whole run of byte-fallback tokens, as the crate's `ByteFallback` makes them: one text when the run
+    /// is UTF-8, else one replacement character for each byte.
     pub fn run_texts(&self, run: &[u8], first: bool) -> Vec<String> {
         let texts = match std::str::from_utf8(run) {
             Ok(text) => vec![text.to_owned()],

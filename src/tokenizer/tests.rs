@@ -119,6 +119,17 @@ fn load(json: &Value) -> Result<Tokenizer> {
     Tokenizer::from_json(json.to_string().as_bytes(), None, &spec(&[]))
 }
 
+/// With a normalizer of ours, as a tokenizer has that was a SentencePiece model.
+fn sentencepiece(decoder: Value) -> Tokenizer {
+    let normalizer = TextNormalizer::new(NormalizerSpec {
+        charsmap: None,
+        add_dummy_prefix: true,
+        remove_extra_whitespaces: true,
+        user_defined_symbols: Vec::new(),
+    });
+    Tokenizer::from_json(unigram(decoder).to_string().as_bytes(), Some(normalizer), &spec(&[])).unwrap()
+}
+
 fn spec(source_suffix: &[u32]) -> TokenizerSpec {
     TokenizerSpec { add_special_tokens: true, source_suffix: source_suffix.to_vec(), normalizer: false }
 }
@@ -229,6 +240,26 @@ fn a_run_of_bytes_appears_when_it_has_ended() {
     let tokenizer = load(&unigram(sequence(&[replace(), fallback(), fuse(), strip(1, 0)]))).unwrap();
     let tokens = ids(&tokenizer, &["▁the", "<0xE4>", "<0xB8>", "</s>", "<0xAD>", "▁国", "<0xE4>", "<0xB8>"]);
     assert_eq!(stream(&tokenizer, &tokens), ["the", "", "", "", "", "中 国", "", "", "\u{fffd}\u{fffd}"]);
+}
+
+/// What `sentencepiece` decodes these bytes to: every byte that is in no character is one replacement character.
+#[test]
+fn a_broken_character_costs_no_other_where_the_tokenizer_was_sentencepiece() {
+    let tokenizer = sentencepiece(sequence(&[fallback(), metaspace("always")]));
+    let run = |names: &[&str]| stream(&tokenizer, &ids(&tokenizer, names));
+    let smile = ["<0xF0>", "<0x9F>", "<0x98>", "<0x80>"];
+    let cut = run(&[&["<0x41>"][..], &smile, &["<0xE4>", "<0xB8>"]].concat());
+    assert_eq!(cut, ["A", "", "", "", "😀", "", "", "\u{fffd}\u{fffd}"]);
+    assert_eq!(run(&["▁the", "<0xE4>", "<0xB8>", "▁国"]), ["the", "", "", "\u{fffd}\u{fffd} 国", ""]);
+    // The lead byte is alone in its fault: what follows begins anew.
+    assert_eq!(run(&["<0xF0>", "<0x9F>", "<0xE4>", "<0xB8>", "<0xAD>"]).concat(), "\u{fffd}\u{fffd}中");
+    assert_eq!(run(&["<0xFF>", "<0x41>", "</s>", "<0x41>", "<0x80>"]).concat(), "\u{fffd}AA\u{fffd}");
+    // A space that is spelled in bytes is no mark of a word.
+    assert_eq!(run(&["<0xE2>", "<0x96>", "<0x81>", "▁the"]).concat(), "▁ the");
+    // The same tokens from a `tokenizer.json` are what the crate makes of them.
+    let other = load(&unigram(sequence(&[fallback(), metaspace("always")]))).unwrap();
+    let run = ids(&other, &["<0x41>", "<0xE4>"]);
+    assert_eq!(stream(&other, &run).concat(), "\u{fffd}\u{fffd}");
 }
 
 #[test]
