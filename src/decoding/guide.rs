@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub struct ChoiceGuide {
     /// As given, without an end-of-sequence token.
     choices: Vec<Vec<u32>>,
+    /// Texts of the choices, where they are not simply what the tokens decode to.
+    spellings: Option<Arc<[String]>>,
     eos_token_ids: Vec<u32>,
     /// `[nodes + 1]`; node `n` owns `edges[offsets[n] .. offsets[n + 1]]`. Node 0 is the start of the target.
     offsets: Vec<usize>,
@@ -71,6 +73,7 @@ impl ChoiceGuide {
         }
         let mut guide = Self {
             choices,
+            spellings: None,
             eos_token_ids: eos_token_ids.to_vec(),
             offsets: vec![0],
             edges: Vec::with_capacity(nodes.iter().map(BTreeMap::len).sum()),
@@ -80,6 +83,22 @@ impl ChoiceGuide {
             guide.offsets.push(guide.edges.len());
         }
         Ok(guide)
+    }
+
+    /// Has each choice told by its text in `spellings`, which has their order, rather than by the text of its tokens.
+    pub fn spelled(self, spellings: Arc<[String]>) -> Self {
+        Self { spellings: Some(spellings), ..self }
+    }
+
+    /// True when the choices have texts of their own.
+    pub fn is_spelled(&self) -> bool {
+        self.spellings.is_some()
+    }
+
+    /// The text of the choice of these tokens; none when it has no text of its own, or the tokens are no whole choice.
+    pub fn spelling(&self, tokens: &[u32]) -> Option<&str> {
+        let choice = self.choices.iter().position(|choice| choice == tokens)?;
+        self.spellings.as_ref()?.get(choice).map(String::as_str)
     }
 
     /// Number of choices.
@@ -228,6 +247,16 @@ mod tests {
         assert_eq!(tokens(&cursor), [0, 1, 99, 100]);
         assert_eq!(cursor.follow(3), 100);
         assert_eq!(tokens(&cursor), [3]);
+    }
+
+    #[test]
+    fn a_whole_choice_has_its_spelling() {
+        let choices = ChoiceGuide::new(vec![vec![5], vec![5, 6]], &EOS).unwrap();
+        assert_eq!((choices.is_spelled(), choices.spelling(&[5])), (false, None));
+        let spelled = choices.spelled(["Ｆ".to_owned(), "Ｆ！".to_owned()].into());
+        assert!(spelled.is_spelled());
+        assert_eq!([&[5][..], &[5, 6]].map(|tokens| spelled.spelling(tokens)), [Some("Ｆ"), Some("Ｆ！")]);
+        assert_eq!([&[][..], &[6], &[5, 6, 7]].map(|tokens| spelled.spelling(tokens)), [None; 3]);
     }
 
     #[test]

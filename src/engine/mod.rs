@@ -17,6 +17,7 @@ mod request;
 mod scoring;
 mod sequence;
 mod slots;
+mod spelling;
 mod step_plan;
 #[cfg(test)]
 mod tests;

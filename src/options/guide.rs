@@ -76,29 +76,43 @@ fn parse(guide: &str) -> Result<Arc<[String]>> {
     Ok(choices.into())
 }
 
-/// The guide of these texts, in the only tokens that the model's tokenizer makes of each. Refuses a text that the
-/// model could not say byte for byte, or that another option of the request rules out. `max_tokens` is the
-/// request's own; without one the longest choice is the limit.
+/// The guide of these texts, in the only tokens that the model's tokenizer makes of each. A text that the tokenizer
+/// normalizes, such as one with full-width marks, is a choice too, and is told in the request's spelling. Refuses a
+/// text that the model could not say, that is the same as another one to the model, or that another option of the
+/// request rules out. `max_tokens` is the request's own; without one the longest choice is the limit.
 pub(super) fn guide(
-    choices: &[String],
+    choices: &Arc<[String]>,
     max_tokens: Option<usize>,
     params: &mut SamplingParams,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
-    let mut sequences = Vec::with_capacity(choices.len());
-    for choice in choices {
+    let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(choices.len());
+    let mut is_normalized = false;
+    for choice in choices.iter() {
         let tokens = tokenizer.encode_target(choice)?;
         let said = said(&tokens, tokenizer);
         if said != *choice {
-            let said = shortened(&said, SHOWN);
-            let why =
-                format!("the model's tokenizer turns it into {said:?}; use a text that it keeps as it is");
-            return Err(refused(choice, &why));
+            if tokenizer.normalized(&said)? != tokenizer.normalized(choice)? {
+                let said = shortened(&said, SHOWN);
+                let why =
+                    format!("the model's tokenizer turns it into {said:?}; use a text that it can write");
+                return Err(refused(choice, &why));
+            }
+            is_normalized = true;
         }
         check(choice, &tokens, max_tokens, params)?;
+        if let Some(earlier) = sequences.iter().position(|sequence| *sequence == tokens) {
+            let earlier = choices.get(earlier).map_or("", String::as_str);
+            let why = format!(
+                "the model cannot tell it from {:?}; leave out one of them",
+                shortened(earlier, SHOWN)
+            );
+            return Err(refused(choice, &why));
+        }
         sequences.push(tokens);
     }
     let guide = ChoiceGuide::new(sequences, &params.eos_token_ids).map_err(|error| error.context(GUIDE))?;
+    let guide = if is_normalized { guide.spelled(choices.clone()) } else { guide };
     params.max_new_tokens = max_tokens.unwrap_or(guide.max_tokens());
     params.guide = Some(Arc::new(guide));
     Ok(())

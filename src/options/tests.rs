@@ -1,7 +1,10 @@
 //! Names, types and ranges of every option, and what they resolve to with a model's defaults.
 
+use std::path::Path;
+
 use serde_json::json;
 use textgen_artifact::{TOKENIZER_FILE, TokenizerSpec};
+use textgen_convert::sentencepiece::{SentencePiece, TokenizerOptions};
 
 use super::*;
 use crate::{decoding::ChoiceGuide, error::ErrorKind};
@@ -432,6 +435,47 @@ fn a_choice_that_could_not_be_said_is_refused_with_the_reason() {
         ("good", json!({"end_id": 4}), ["token 4", "ends"]),
     ] {
         let error = refusal(with_choices(json!([choice]), others));
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(parts.iter().all(|part| error.message.contains(part)), "{error}");
+    }
+}
+
+/// What a tokenizer with NFKC keeps apart is a choice, and is told as the request spells it.
+#[test]
+fn choices_that_the_tokenizer_normalizes_keep_their_spelling() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t5/tokenizer/nmt_nfkc.model");
+    let options = TokenizerOptions { eos_token_id: 1, sentinels: 0 };
+    SentencePiece::read(&model).unwrap().tokenizer_files(options).unwrap().write(folder.path()).unwrap();
+    let spec = TokenizerSpec { add_special_tokens: true, source_suffix: Vec::new(), normalizer: true };
+    let tokenizer = Tokenizer::load(folder.path(), &spec).unwrap();
+    let generation = GenerationSpec { eos_token_ids: vec![1], ..self::spec() };
+    let resolve = |choices: &[&str], others: Value| {
+        given(with_choices(json!(choices), others)).unwrap().resolve(&generation, &tokenizer)
+    };
+    for choices in [
+        &["自由", "权利（尊严）"][..],
+        &["一切：人", "自由"],
+        &["今天，自由", "精彩"],
+        &["１", "２"],
+        &["自由 ", "奴隶"],
+        &["\u{fb01}sh", " the", "ＡＢＣ"],
+    ] {
+        let guide = resolve(choices, json!({})).unwrap().params.guide.unwrap();
+        for choice in choices {
+            let tokens = tokenizer.encode_target(choice).unwrap();
+            assert_eq!(guide.spelling(&tokens), Some(*choice));
+        }
+    }
+    let plain = resolve(&["自由", "奴隶"], json!({})).unwrap().params.guide.unwrap();
+    assert!(!plain.is_spelled());
+    for (choices, others, parts) in [
+        (&["１", "1"][..], json!({}), ["\"1\"", "\"１\""]),
+        (&["自由：", "自由:"], json!({}), ["\"自由:\"", "\"自由：\""]),
+        (&["自由", "龍"], json!({}), ["\"龍\"", "turns it into"]),
+        (&["自由：", "权利"], json!({"stop_words": ["："]}), ["stop_words", "自由："]),
+    ] {
+        let error = resolve(choices, others).unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidArgument);
         assert!(parts.iter().all(|part| error.message.contains(part)), "{error}");
     }

@@ -76,3 +76,15 @@ def test_a_classification_answers_with_a_label(gateway):
     for probabilities in answer["probabilities"]:
         assert [each["label"] for each in probabilities] == labels
         assert sum(each["probability"] for each in probabilities) == pytest.approx(1)
+
+
+def test_a_label_is_told_in_the_spelling_of_the_request(gateway):
+    """The model's tokenizer makes other marks of the full-width ones."""
+    labels = ["sport！", "politics（home）", "ｗeather"]
+    asked = {"text": "It snows.", "task": "classify", "labels": labels, "return_probabilities": True}
+    status, answer = gateway.post("/augment", asked)
+    assert status == 200, answer
+    assert answer["augmented_texts"][0] in labels
+    assert [each["label"] for each in answer["probabilities"]] == labels
+    status, answer = gateway.post("/augment", {**asked, "labels": ["sport！", "sport!"]})
+    assert status == 400 and "sport！" in answer["error"]["message"], answer

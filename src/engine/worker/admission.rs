@@ -11,6 +11,7 @@ use crate::{
         draft::Drafter,
         prefix::Taken,
         sequence::{Answer, AnswerStart, PromptScore, Purpose, Sequence, SequenceStart},
+        spelling::SpelledChoice,
         waiting::{ReadyPrompt, WaitingPrompt},
     },
 };
@@ -223,7 +224,10 @@ fn purpose_of(
         max_new_tokens: prompt.max_new_tokens,
         sampler: TokenSampler::new(request.params.clone(), seed, &prompt.first_tokens),
         drafter: drafter(),
-        decoder: text.text_decoder(),
+        decoder: match &request.params.guide {
+            Some(guide) if guide.is_spelled() => Box::new(SpelledChoice::new(guide.clone())),
+            _ => text.text_decoder(),
+        },
         stop: request.stop.clone(),
     };
     Purpose::Answer(Box::new(Answer::new(start)))
