@@ -156,8 +156,18 @@ images: ## Build the container images textgen-backend, textgen-demo, textgen-gat
 ##@ Check
 
 .PHONY: test
-test: env .venv/onnxruntime-gpu/.unpacked browser backend cli gateway test-models ## Run every test, those through the real server included
+test: test-setup test-rust test-python ## Run every test, those through the real server included
+
+.PHONY: test-setup
+test-setup: env .venv/onnxruntime-gpu/.unpacked browser backend cli gateway test-models
+
+.PHONY: test-rust
+test-rust: env ## Run the tests of the crates alone
+	@: $(CARGO_TOOLS)
 	cargo test --workspace
+
+.PHONY: test-python
+test-python: test-setup ## Run the tests through the real server, gateway and browser alone
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 # Where it is, as the tests know it.
