@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_texts;
+mod chat_check;
 mod generate;
 mod inspect;
 mod jsonl;
@@ -159,6 +160,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let keep = (keep != Keep::default()).then_some(keep);
             let options = ConvertOptions { source, target, plan, keep, force };
             let report = textgen_convert::convert(&options)?;
+            chat_check::warn(&report.artifact, &report.manifest);
             // Not println!, which panics when nobody reads.
             writeln!(stdout(), "{}", report.artifact.display())?;
             Ok(ExitCode::SUCCESS)
