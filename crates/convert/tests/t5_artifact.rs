@@ -280,8 +280,8 @@ fn source_ids(report: &Report, text: &str) -> Vec<u32> {
 fn an_end_of_generation_is_not_an_end_of_sources() {
     // A sentinel, which is no piece of the SentencePiece model.
     const SENTINEL: u32 = 117;
-    let plain = Copied::of("t5").convert(Precision::Fp32).unwrap();
-    let expected = source_ids(&plain, "the rights");
+    let plain = Copied::of("t5");
+    let expected = source_ids(&plain.convert(Precision::Fp32).unwrap(), "the rights");
     assert_eq!(expected.last(), Some(&1));
     for (own, of_model, ends) in [
         (serde_json::json!([SENTINEL, 1]), serde_json::json!(1), vec![1, SENTINEL]),
@@ -301,8 +301,12 @@ fn an_end_of_generation_is_not_an_end_of_sources() {
 
 #[test]
 fn the_tokenizer_says_how_sources_end() {
-    let made = Copied::of("t5").convert(Precision::Fp32).unwrap().artifact.join(TOKENIZER_FILE);
-    let made = fs::read_to_string(made).unwrap();
+    const TEXT: &str = "the rights and freedoms";
+    let plain = Copied::of("t5");
+    let report = plain.convert(Precision::Fp32).unwrap();
+    let made = fs::read_to_string(report.artifact.join(TOKENIZER_FILE)).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&made).unwrap();
+    let word = *tokenizer.encode(TEXT, false).unwrap().get_ids().last().unwrap();
     let last_ids = |post_processor: Option<&str>, settings: Value| {
         let copy = Copied::of("t5");
         fs::write(copy.file(TOKENIZER_FILE), &made).unwrap();
@@ -316,10 +320,9 @@ fn the_tokenizer_says_how_sources_end() {
         fs::write(copy.file("tokenizer_config.json"), settings.to_string()).unwrap();
         copy.edit("generation_config.json", |config| _ = config.insert("eos_token_id".into(), 117.into()));
         let report = copy.convert(Precision::Fp32).unwrap();
-        let ids = source_ids(&report, "the");
+        let ids = source_ids(&report, TEXT);
         (ids[ids.len() - 2..].to_vec(), report.manifest.generation.eos_token_ids)
     };
-    let word = *source_ids(&Copied::of("t5").convert(Precision::Fp32).unwrap(), "the").first().unwrap();
     let object = serde_json::json!({"eos_token": {"content": "</s>", "special": true}});
     assert_eq!(last_ids(None, object.clone()), (vec![word, 1], vec![1, 117]));
     assert_eq!(last_ids(Some("</s>"), object), (vec![word, 1], vec![1, 117]));
