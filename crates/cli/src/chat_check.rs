@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
-use textgen_artifact::{CHAT_TEMPLATE_FILE, ChatSpec, Manifest, TOKENIZER_FILE};
+use textgen_artifact::{CHAT_TEMPLATE_FILE, Manifest, TOKENIZER_FILE};
 use triton_textgen::prompt::{ChatTemplate, Conversation};
 
 /// An answer that no template has a reason to change.
@@ -24,35 +24,41 @@ struct TokenizerFile {
 }
 
 /// Warns of a template that the server would not load, that refuses a plain conversation, or that ends answers with a token
-/// at which the model is not stopped.
-pub fn warn(artifact: &Path, manifest: &Manifest) {
-    let Some(chat) = &manifest.chat else { return };
-    match end_of_answers(artifact, chat) {
-        Err(error) => log::warn!("{error:#}; mend the chat template, and convert again"),
-        Ok(Some(token)) if !manifest.generation.eos_token_ids.contains(&token.id) => log::warn!(
-            "{}: the chat template ends answers with `{}`, at which no text ends: the model will go on after an answer; \
-             name the token {} as `eos_token_id` in generation_config.json (GGUF: `tokenizer.ggml.eot_token_id`), and \
-             convert again",
-            artifact.join(CHAT_TEMPLATE_FILE).display(),
-            token.content,
-            token.id
-        ),
-        Ok(_) => {}
-    }
-}
-
-/// The token that the template puts behind an answer; none when it puts text there.
-fn end_of_answers(artifact: &Path, chat: &ChatSpec) -> anyhow::Result<Option<AddedToken>> {
+/// at which no text ends.
+pub fn warn(artifact: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    let Some(chat) = &manifest.chat else { return Ok(()) };
     let file = artifact.join(CHAT_TEMPLATE_FILE);
-    let template = ChatTemplate::load(&file, chat.special_tokens.clone())?;
+    let template = match ChatTemplate::load(&file, chat.special_tokens.clone()) {
+        Ok(template) => template,
+        Err(error) => {
+            log::warn!("{error}; the model will not load: mend the chat template, and convert again");
+            return Ok(());
+        }
+    };
     let conversation = Conversation::from_json(json!([
         {"role": "user", "content": "apple"},
         {"role": "assistant", "content": ANSWER},
         {"role": "user", "content": "quince"},
     ]))?;
-    let prompt = template.render(&conversation).map_err(|error| error.context(file.display()))?;
+    let prompt = match template.render(&conversation) {
+        Ok(prompt) => prompt,
+        Err(error) => {
+            log::warn!("{}: of a user, an assistant and the user again: {error}", file.display());
+            return Ok(());
+        }
+    };
     let tokenizer: TokenizerFile = serde_json::from_slice(&std::fs::read(artifact.join(TOKENIZER_FILE))?)?;
-    Ok(token_behind(ANSWER, &prompt, tokenizer.added_tokens))
+    if let Some(AddedToken { id, content }) = token_behind(ANSWER, &prompt, tokenizer.added_tokens)
+        && !manifest.generation.eos_token_ids.contains(&id)
+    {
+        log::warn!(
+            "{}: ends answers with `{content}`, at which no text ends: the model will go on after its answer; name the \
+             token {id} as `eos_token_id` in generation_config.json (GGUF: `tokenizer.ggml.eot_token_id`), and convert \
+             again",
+            file.display()
+        );
+    }
+    Ok(())
 }
 
 /// The longest of the tokens that stands behind `answer`.

@@ -160,9 +160,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let keep = (keep != Keep::default()).then_some(keep);
             let options = ConvertOptions { source, target, plan, keep, force };
             let report = textgen_convert::convert(&options)?;
-            chat_check::warn(&report.artifact, &report.manifest);
             // Not println!, which panics when nobody reads.
             writeln!(stdout(), "{}", report.artifact.display())?;
+            chat_check::warn(&report.artifact, &report.manifest)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect { dir } => inspect::run(&dir),
