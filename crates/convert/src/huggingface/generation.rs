@@ -156,9 +156,9 @@ impl GenerationConfig {
         };
         let numbers =
             NOT_CARRIED.iter().filter(|(name, value)| !neutral(name, *value)).map(|(name, _)| *name);
-        let others = NOT_CARRIED_WHEN_SET
-            .into_iter()
-            .filter(|name| self.others.get(*name).is_some_and(|value| !value.is_null()));
+        let is_set = |value: &Value| !value.is_null() && value.as_i64().is_none_or(|id| id >= 0);
+        let others =
+            NOT_CARRIED_WHEN_SET.into_iter().filter(|name| self.others.get(*name).is_some_and(is_set));
         numbers.chain(others).collect()
     }
 }
@@ -221,8 +221,7 @@ mod tests {
 
     #[test]
     fn options_without_a_place_are_named_unless_they_do_nothing() {
-        let config =
-            r#"{"num_beams": 4, "min_length": 0, "forced_bos_token_id": null, "bad_words_ids": [[3]]}"#;
+        let config = r#"{"num_beams": 4, "min_length": 0, "forced_bos_token_id": null, "forced_eos_token_id": -1, "bad_words_ids": [[3]]}"#;
         assert_eq!(parse(config).not_carried(), ["num_beams", "bad_words_ids"]);
     }
 }
