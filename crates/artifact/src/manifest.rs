@@ -160,6 +160,7 @@ pub struct TokenizerSpec {
 pub struct GenerationSpec {
     /// Row of the decoder embedding that starts a sequence; none for a decoder-only model, where the prompt does.
     pub decoder_start_token_id: Option<u32>,
+    /// Each ends a text; the first one is put behind a text that is scored.
     pub eos_token_ids: Vec<u32>,
     pub pad_token_id: Option<u32>,
     /// Never generated.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_texts;
+mod chat_check;
 mod generate;
 mod inspect;
 mod jsonl;
@@ -161,6 +162,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let report = textgen_convert::convert(&options)?;
             // Not println!, which panics when nobody reads.
             writeln!(stdout(), "{}", report.artifact.display())?;
+            chat_check::warn(&report.artifact, &report.manifest)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Inspect { dir } => inspect::run(&dir),

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 
+use serde_json::{Value, json};
 use support::{Artifact, fixture, path, textgen};
 
 const FILES: [&str; 6] =
@@ -270,4 +271,52 @@ fn a_vocabulary_is_trimmed_to_what_exists() {
     textgen(convert.iter().chain(&["--keep-corpus", path(&missing)]))
         .failed(&[path(&missing), "No such file"]);
     assert_eq!(names(root.path()), [""; 0]);
+}
+
+/// Converts a decoder-only fixture with other settings of its tokenizer, and gives what was said.
+fn said_of_chat(name: &str, settings: Value, template: Option<&str>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for file in fs::read_dir(fixture("../decoder").join(name)).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), source.join(file.file_name())).unwrap();
+    }
+    let edit = |name: &str, keys: Value| {
+        let mut json: Value = serde_json::from_slice(&fs::read(source.join(name)).unwrap()).unwrap();
+        json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        fs::write(source.join(name), json.to_string()).unwrap();
+    };
+    for file in ["config.json", "generation_config.json"] {
+        edit(file, json!({"eos_token_id": 150}));
+    }
+    edit("tokenizer_config.json", settings);
+    if let Some(template) = template {
+        fs::write(source.join("chat_template.jinja"), template).unwrap();
+    }
+    let out = folder.path().join("out");
+    let run = textgen(["convert", path(&source), "--out", path(&out), "--precision", "fp32"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    run.stderr
+}
+
+#[test]
+fn an_answer_that_does_not_end_is_told_of() {
+    for name in ["qwen2", "qwen3"] {
+        let said = said_of_chat(name, json!({"eos_token": null}), None);
+        for word in ["chat_template.jinja", "`<|im_end|>`", "152", "eos_token_id"] {
+            assert!(said.contains(word), "{name}: no {word:?} in: {said}");
+        }
+        assert_eq!(said_of_chat(name, json!({}), None), "", "{name}");
+    }
+    let plain = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}";
+    assert_eq!(said_of_chat("qwen2", json!({"eos_token": null}), Some(plain)), "");
+}
+
+#[test]
+fn a_chat_template_that_will_not_do_is_told_of() {
+    let broken = said_of_chat("qwen2", json!({}), Some("{% for message in messages %}{{ message.content }}"));
+    assert!(broken.contains("chat_template.jinja: line 1") && broken.contains("convert again"), "{broken}");
+    let refuses = said_of_chat("qwen2", json!({}), Some("{{ raise_exception('never') }}"));
+    assert!(refuses.contains("chat_template.jinja: ") && refuses.contains("never"), "{refuses}");
 }

@@ -78,9 +78,9 @@ fn a_file_gives_the_artifact_of_its_checkpoint() {
                 assert!((a - b).abs() <= 1e-6 * a.abs(), "{name}: {a} became {b}");
             }
         }
-        let last = |ids: &[u32]| *ids.last().unwrap();
         let ends = |ids: &[u32]| ids.iter().copied().max();
-        assert!(hub.generation.eos_token_ids.contains(&last(&ours.generation.eos_token_ids)), "{name}");
+        let of_hub = &hub.generation.eos_token_ids;
+        assert!(ours.generation.eos_token_ids.iter().all(|id| of_hub.contains(id)), "{name}");
         assert_eq!(ends(&hub.generation.suppress_tokens), ends(&ours.generation.suppress_tokens), "{name}");
         assert_eq!(hub.generation.pad_token_id, ours.generation.pad_token_id, "{name}");
     }
@@ -210,6 +210,105 @@ fn the_metadata_becomes_a_configuration() {
     assert_eq!(divided["rope_scaling"], json!({"rope_type": "divisors", "divisors": [1.0, 2.0]}));
     let own_head = config(&|file| file.tensors.push(f32_tensor("output.weight", &[4, 8], |_| 1.0)));
     assert_eq!(own_head["tie_word_embeddings"], false);
+}
+
+/// The tokens that end a text in a vocabulary of these, the first of which has the id 4.
+fn ends(tokens: &[(&str, i32)], change: impl FnOnce(&mut File)) -> Vec<u32> {
+    let mut file = File::llama();
+    let all: Vec<&str> =
+        ["a", "b", "ab", "<end>"].into_iter().chain(tokens.iter().map(|(text, _)| *text)).collect();
+    let kinds = [1, 1, 1, 3].into_iter().chain(tokens.iter().map(|(_, kind)| *kind));
+    let kinds: Vec<u8> = kinds.flat_map(i32::to_le_bytes).collect();
+    file.set("tokenizer.ggml.tokens", 9, texts(&all));
+    file.set("tokenizer.ggml.token_type", 9, list(5, all.len() as u64, &kinds));
+    *file.tensor("token_embd.weight") =
+        f32_tensor("token_embd.weight", &[all.len() as u64, 8], |i| (i % 7) as f32);
+    change(&mut file);
+    convert_bytes(&file.bytes()).unwrap().manifest.generation.eos_token_ids
+}
+
+/// Of the file's types of tokens.
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+#[test]
+fn texts_end_at_the_tokens_that_llama_cpp_knows() {
+    let tokens = [
+        ("<|begin_of_text|>", CONTROL),
+        ("<|end_of_text|>", CONTROL),
+        ("<|start_header_id|>", CONTROL),
+        ("<|end_header_id|>", CONTROL),
+        ("<|eot_id|>", CONTROL),
+        ("<|im_start|>", CONTROL),
+        ("<|im_end|>", CONTROL),
+        ("<|endoftext|>", CONTROL),
+        ("<end_of_turn>", CONTROL),
+        ("<|end|>", CONTROL),
+        ("<|eom_id|>", CONTROL),
+    ];
+    let named = ends(&tokens, |file| file.set_u32("tokenizer.ggml.eos_token_id", 5));
+    assert_eq!(named, [5, 8, 10, 11, 12, 13, 14]);
+    // Without a word of the metadata, too; and those that it names go first, known or not.
+    let minus_one = |file: &mut File| {
+        file.set("tokenizer.ggml.eos_token_id", 5, (-1_i32).to_le_bytes().to_vec());
+        file.set("tokenizer.ggml.padding_token_id", 5, (-1_i32).to_le_bytes().to_vec());
+    };
+    assert_eq!(ends(&tokens, minus_one), named);
+    let more = |file: &mut File| {
+        file.set_u32("tokenizer.ggml.eot_token_id", 14);
+        file.set_u32("tokenizer.ggml.eom_token_id", 7);
+    };
+    assert_eq!(ends(&tokens, more), [3, 14, 7, 5, 8, 10, 11, 12, 13]);
+}
+
+#[test]
+fn a_known_end_may_be_unmarked_or_stand_inside_of_answers() {
+    let by_text = |tokens: &[(&str, i32)]| ends(tokens, |_| ())[1..].to_vec();
+    let marks = [("<|im_end|>", USER_DEFINED), ("<|endoftext|>", NORMAL), ("<|eot_id|>", UNUSED)];
+    assert_eq!(by_text(&marks), [4, 5]);
+    // A tag of HTML, or the end of a text.
+    assert_eq!(by_text(&[("</s>", USER_DEFINED)]), [0; 0]);
+    assert_eq!(by_text(&[("</s>", CONTROL)]), [4]);
+    let code = [("<|fim_pad|>", CONTROL), ("<|repo_name|>", CONTROL), ("<|fim_prefix|>", CONTROL)];
+    assert_eq!(by_text(&code), [4, 5]);
+    let harmony = [("<|end|>", CONTROL), ("<|return|>", CONTROL), ("<|call|>", CONTROL)];
+    assert_eq!(by_text(&harmony), [5, 6]);
+    assert_eq!(by_text(&harmony[..2]), [4, 5]);
+    let calls = [("<|flush|>", CONTROL), ("<|calls|>", CONTROL), ("<|end|>", CONTROL)];
+    assert_eq!(by_text(&calls), [4, 5]);
+    assert_eq!(by_text(&[("</s>", CONTROL), ("<|tool_response>", CONTROL)]), [5]);
+}
+
+#[test]
+fn yarn_lengthens_the_context() {
+    let report = |change: &dyn Fn(&mut File)| {
+        let mut file = File::llama();
+        file.set_text("llama.rope.scaling.type", "yarn");
+        file.set("llama.rope.scaling.factor", 6, 4.0_f32.to_le_bytes().to_vec());
+        change(&mut file);
+        convert_bytes(&file.bytes())
+    };
+    let geometry = |change: &dyn Fn(&mut File)| {
+        let manifest = report(change).unwrap().manifest;
+        (manifest.geometry.max_target_tokens, manifest.rotary[0].magnitude)
+    };
+    let magnitude = 0.1 * 4.0_f32.ln() + 1.0;
+    let number = |value: f32| value.to_le_bytes().to_vec();
+    // The file's 64 are those before the stretching, or after it.
+    assert_eq!(geometry(&|_| ()), (Some(256), magnitude));
+    let original = |file: &mut File| file.set_u32("llama.rope.scaling.original_context_length", 16);
+    assert_eq!(geometry(&original), (Some(64), magnitude));
+    let (context, stronger) = geometry(&|file| file.set("llama.rope.scaling.attn_factor", 6, number(2.0)));
+    assert_eq!(context, Some(256));
+    assert!((stronger - 2.0 * magnitude).abs() < 1e-6);
+    for (name, idle) in [("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
+        let key = format!("llama.rope.scaling.{name}");
+        assert_eq!(geometry(&|file| file.set(&key, 6, number(idle))), (Some(256), magnitude));
+        let error = report(&|file| file.set(&key, 6, number(0.5))).unwrap_err().to_string();
+        assert!(error.contains(&key), "{error}");
+    }
 }
 
 #[test]

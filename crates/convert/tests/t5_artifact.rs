@@ -268,6 +268,85 @@ fn what_is_missing_is_named() {
     assert!(copy.message().contains("is 120"));
 }
 
+/// The ids of a text as the artifact's tokenizer makes them, with those that the manifest appends.
+fn source_ids(report: &Report, text: &str) -> Vec<u32> {
+    let tokenizer = Tokenizer::from_file(report.artifact.join(TOKENIZER_FILE)).unwrap();
+    let mut ids = tokenizer.encode(text, true).unwrap().get_ids().to_vec();
+    ids.extend(&report.manifest.tokenizer.source_suffix);
+    ids
+}
+
+#[test]
+fn an_end_of_generation_is_not_an_end_of_sources() {
+    // A sentinel, which is no piece of the SentencePiece model.
+    const SENTINEL: u32 = 117;
+    let plain = Copied::of("t5");
+    let expected = source_ids(&plain.convert(Precision::Fp32).unwrap(), "the rights");
+    assert_eq!(expected.last(), Some(&1));
+    for (own, of_model, ends) in [
+        (serde_json::json!([SENTINEL, 1]), serde_json::json!(1), vec![1, SENTINEL]),
+        (serde_json::json!(SENTINEL), serde_json::json!(1), vec![1, SENTINEL]),
+        // The tokenizer's own is the last one where no configuration names it.
+        (serde_json::json!(SENTINEL), serde_json::json!(-1), vec![SENTINEL, 1]),
+        (serde_json::json!(-1), Value::Null, vec![1]),
+    ] {
+        let copy = Copied::of("t5");
+        copy.edit("generation_config.json", |config| _ = config.insert("eos_token_id".into(), own));
+        copy.edit(CONFIG, |config| _ = config.insert("eos_token_id".into(), of_model));
+        let report = copy.convert(Precision::Fp32).unwrap();
+        assert_eq!(report.manifest.generation.eos_token_ids, ends);
+        assert_eq!(source_ids(&report, "the rights"), expected, "{ends:?}");
+    }
+}
+
+#[test]
+fn the_tokenizer_says_how_sources_end() {
+    const TEXT: &str = "the rights and freedoms";
+    let plain = Copied::of("t5");
+    let report = plain.convert(Precision::Fp32).unwrap();
+    let made = fs::read_to_string(report.artifact.join(TOKENIZER_FILE)).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&made).unwrap();
+    let word = *tokenizer.encode(TEXT, false).unwrap().get_ids().last().unwrap();
+    let last_ids = |post_processor: Option<&str>, settings: Value| {
+        let copy = Copied::of("t5");
+        fs::write(copy.file(TOKENIZER_FILE), &made).unwrap();
+        copy.edit(TOKENIZER_FILE, |tokenizer| match post_processor {
+            None => _ = tokenizer.insert("post_processor".into(), Value::Null),
+            Some(token) => {
+                let text = tokenizer["post_processor"].to_string().replace("</s>", token);
+                tokenizer.insert("post_processor".into(), serde_json::from_str(&text).unwrap());
+            }
+        });
+        fs::write(copy.file("tokenizer_config.json"), settings.to_string()).unwrap();
+        copy.edit("generation_config.json", |config| _ = config.insert("eos_token_id".into(), 117.into()));
+        let report = copy.convert(Precision::Fp32).unwrap();
+        let ids = source_ids(&report, TEXT);
+        (ids[ids.len() - 2..].to_vec(), report.manifest.generation.eos_token_ids)
+    };
+    let object = serde_json::json!({"eos_token": {"content": "</s>", "special": true}});
+    assert_eq!(last_ids(None, object.clone()), (vec![word, 1], vec![1, 117]));
+    assert_eq!(last_ids(Some("</s>"), object), (vec![word, 1], vec![1, 117]));
+    // Without a word of it, T5's own.
+    assert_eq!(last_ids(None, serde_json::json!({})), (vec![word, 1], vec![1, 117]));
+    let other = serde_json::json!({"eos_token": "<extra_id_0>"});
+    assert_eq!(last_ids(None, other), (vec![word, 119], vec![1, 117, 119]));
+    let (ids, _) = last_ids(None, serde_json::json!({"eos_token": "</s>", "add_eos_token": false}));
+    assert_eq!(ids[1], word);
+}
+
+#[test]
+fn a_padding_token_of_minus_one_is_none() {
+    let copy = Copied::of("t5");
+    for file in [CONFIG, "generation_config.json"] {
+        copy.edit(file, |config| {
+            config.insert("pad_token_id".into(), (-1).into());
+            config.insert("decoder_start_token_id".into(), (-1).into());
+        });
+    }
+    let generation = copy.convert(Precision::Fp32).unwrap().manifest.generation;
+    assert_eq!((generation.pad_token_id, generation.decoder_start_token_id), (None, Some(0)));
+}
+
 #[test]
 fn a_tokenizer_fits_its_model() {
     let copy = Copied::of("t5");

@@ -106,11 +106,13 @@ fn a_tokenizer_of_its_own_is_trimmed_too() {
     fs::write(&corpus, "ｔｈｅ rights\n").unwrap();
     let keep = Keep { scripts: Vec::new(), corpus: Some(corpus) };
     let report = trim(&source, folder.path(), keep).unwrap();
-    let eos = report.manifest.generation.eos_token_ids[0];
-    assert!(eos < 100);
+    // The model's and the tokenizer's own, and that of the file.
+    let &[eos, other] = report.manifest.generation.eos_token_ids.as_slice() else { panic!("not two") };
+    assert!(eos < 100 && other < 100);
     assert_eq!(report.manifest.tokenizer.source_suffix, [eos]);
     let text = |dir: &Path, id| Tokenizer::from_file(dir.join(TOKENIZER_FILE)).unwrap().id_to_token(id);
-    assert_eq!(text(&report.artifact, eos), text(&whole, 100));
+    assert_eq!(text(&report.artifact, eos), text(&whole, 1));
+    assert_eq!(text(&report.artifact, other), text(&whole, 100));
     let tokenizer = Tokenizer::from_file(report.artifact.join(TOKENIZER_FILE)).unwrap();
     let encoding = tokenizer.encode("the rights", true).unwrap();
     assert!(!encoding.get_tokens().iter().any(|token| token == "<unk>"), "{:?}", encoding.get_tokens());

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use textgen_artifact::{RotarySpec, ops::Activation};
 
-use super::rope;
+use super::rope::{self, Rope};
 use crate::error::{ConvertError, Result};
 
 /// Member of the family: what sets it apart stands in [`Config`].
@@ -240,7 +240,12 @@ fn check(path: &str, family: Family, keys: Keys) -> Result<Config> {
     };
     let windows = sliding.windows().map_err(|(name, got, expected)| unsupported(name, got, expected))?;
     let two_rotations = family == Family::Gemma3;
-    let rotary = rope::read(path, &keys.others, head_dim, two_rotations)?;
+    let given = keys.max_position_embeddings;
+    let Rope { rotary, context } = rope::read(path, &keys.others, head_dim, two_rotations, given)?;
+    if !(1..=MAX_SIZE).contains(&context) {
+        let expected = format!("for 1 to {MAX_SIZE} tokens");
+        return Err(unsupported("rope_scaling", format!("for {context} tokens"), &expected));
+    }
     let layers = windows
         .into_iter()
         .map(|window| LayerKind { window, rotary: usize::from(two_rotations && window.is_some()) })
@@ -253,7 +258,7 @@ fn check(path: &str, family: Family, keys: Keys) -> Result<Config> {
         heads,
         kv_heads,
         head_dim,
-        context: keys.max_position_embeddings,
+        context,
         epsilon,
         activation,
         tied_head: keys.tie_word_embeddings.or(family.is_gemma().then_some(true)),
@@ -360,6 +365,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stretched_context_is_the_models() {
+        let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128});
+        let stretched = config(json!({"rope_scaling": yarn})).unwrap();
+        assert_eq!(stretched.context, 512);
+        let listed = config(json!({"rope_scaling": yarn, "max_position_embeddings": 512})).unwrap();
+        assert_eq!((listed.context, listed.rotary), (512, stretched.rotary));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_name() {
         for (change, name) in [
             (json!({"num_key_value_heads": 3}), "num_key_value_heads"),
@@ -372,6 +386,7 @@ mod tests {
             (json!({"model_type": "gemma2", "sliding_window": u64::MAX}), "sliding_window"),
             (json!({"rope_theta": 0.0}), "rope_theta"),
             (json!({"rope_scaling": {"type": "spiral"}}), "rope_type"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 1e9}}), "rope_scaling"),
         ] {
             let error = config(change).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

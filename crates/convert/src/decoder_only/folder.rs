@@ -8,11 +8,12 @@ use textgen_artifact::{CHAT_TEMPLATE_FILE, TOKENIZER_FILE};
 use super::{Chat, Package};
 use crate::{
     error::{ConvertError, Result},
-    huggingface::{CONFIG_FILE, GenerationConfig, open_tensors, read_json, ready_tokenizer},
+    huggingface::{
+        CONFIG_FILE, GenerationConfig, TOKENIZER_CONFIG_FILE, open_tensors, read_json, ready_tokenizer,
+        special_tokens,
+    },
 };
 
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 /// The template to take where a checkpoint has several.
 const DEFAULT_TEMPLATE: &str = "default";
 
@@ -32,17 +33,19 @@ pub fn package(source: &Path, path: String, config: Value) -> Result<Package> {
             remedy: "fetch the whole checkpoint, or save its tokenizer in this format".to_owned(),
         });
     };
+    let mut special_tokens = special_tokens(source)?;
     Ok(Package {
         path,
         config,
         generation: GenerationConfig::read(source)?,
         tensors: open_tensors(source)?,
         tokenizer,
-        chat: chat(source)?,
+        chat: chat(source, &special_tokens)?,
+        eos_token: special_tokens.remove("eos_token"),
     })
 }
 
-fn chat(source: &Path) -> Result<Option<Chat>> {
+fn chat(source: &Path, special_tokens: &BTreeMap<String, String>) -> Result<Option<Chat>> {
     let tokenizer: Value = read_json(&source.join(TOKENIZER_CONFIG_FILE))?.unwrap_or_default();
     let file = source.join(CHAT_TEMPLATE_FILE);
     let template = match fs::read_to_string(&file) {
@@ -51,16 +54,7 @@ fn chat(source: &Path) -> Result<Option<Chat>> {
         Err(error) => return Err(ConvertError::io(&file)(error)),
     };
     let Some(template) = template else { return Ok(None) };
-    let mut special_tokens = BTreeMap::new();
-    let map: Value = read_json(&source.join(SPECIAL_TOKENS_FILE))?.unwrap_or_default();
-    for (name, token) in [&map, &tokenizer].into_iter().filter_map(Value::as_object).flatten() {
-        // A token is its text, or an object with it.
-        let text = token.as_str().or_else(|| token.get("content")?.as_str());
-        if let (true, Some(text)) = (name.ends_with("_token"), text) {
-            special_tokens.insert(name.clone(), text.to_owned());
-        }
-    }
-    Ok(Some(Chat { template, special_tokens }))
+    Ok(Some(Chat { template, special_tokens: special_tokens.clone() }))
 }
 
 /// A template is a string, or one of a list of named ones.

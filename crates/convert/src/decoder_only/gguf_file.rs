@@ -19,5 +19,7 @@ pub fn package(path: &Path) -> Result<Package> {
         tokenizer: gguf.tokenizer()?,
         tensors: Box::new(gguf),
         chat,
+        // Is among those of `generation`.
+        eos_token: None,
     })
 }

@@ -90,9 +90,9 @@ impl DecoderOnly {
         }
     }
 
-    /// Writes tokenizer and chat template; gives the number of the tokenizer's ids too.
-    fn write_text_side(&self, dir: &Path) -> Result<(TokenizerSpec, Option<ChatSpec>, usize)> {
-        let Package { path, tokenizer, chat, .. } = &self.package;
+    /// Writes tokenizer and chat template.
+    fn write_text(&self, dir: &Path) -> Result<TextSide> {
+        let Package { path, tokenizer, chat, eos_token, .. } = &self.package;
         let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
         let parsed = Tokenizer::from_bytes(&tokenizer.json).map_err(|error| unusable(error.to_string()))?;
         let count = |with_added: bool| {
@@ -125,11 +125,15 @@ impl DecoderOnly {
             source_suffix: Vec::new(),
             normalizer: tokenizer.normalizer.is_some(),
         };
-        Ok((spec, chat, ids))
+        let eos_token_id = eos_token.as_ref().and_then(|token| parsed.token_to_id(token));
+        let eos_token_id = eos_token_id.filter(|&id| (id as usize) < ids);
+        Ok(TextSide { tokenizer: spec, chat, generation: self.generation(ids, eos_token_id)? })
     }
 
-    fn generation(&self, ids: usize) -> Result<GenerationSpec> {
-        let given = &self.package.generation;
+    /// Defaults of generation, given the number of the tokenizer's ids, and its own end of a text.
+    fn generation(&self, ids: usize, eos_token_id: Option<u32>) -> Result<GenerationSpec> {
+        let mut given = self.package.generation.clone();
+        given.add_ends(eos_token_id);
         let path = &self.package.path;
         for name in given.not_carried() {
             log::warn!("{path}: the generation option `{name}` is not carried over");
@@ -198,11 +202,6 @@ struct TextSide {
 impl DecoderOnly {
     fn parts(&self) -> Parts<'_> {
         Parts { config: &self.config, tensors: self.package.tensors.as_ref() }
-    }
-
-    fn write_text(&self, dir: &Path) -> Result<TextSide> {
-        let (tokenizer, chat, ids) = self.write_text_side(dir)?;
-        Ok(TextSide { tokenizer, chat, generation: self.generation(ids)? })
     }
 
     fn write_embedding(&self, weights: &mut WeightsWriter, format: EmbeddingFormat) -> Result<StoredTable> {

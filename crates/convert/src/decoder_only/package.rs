@@ -16,6 +16,8 @@ pub struct Package {
     /// Under the names that Hugging Face checkpoints have.
     pub tensors: Box<dyn TensorSource>,
     pub tokenizer: TokenizerFiles,
+    /// The tokenizer's text for the end of a text.
+    pub eos_token: Option<String>,
     pub chat: Option<Chat>,
 }
 

@@ -197,9 +197,25 @@ impl Gguf {
         let Some((kind, factor)) = scaling else { return Ok(None) };
         let mut scaling = json!({ "rope_type": kind, "factor": factor });
         if kind == "yarn" {
+            for (name, idle) in
+                [("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)]
+            {
+                let key = key(&format!("scaling.{name}"));
+                if let Some(value) = header.number(&key)?.filter(|&value| value != idle) {
+                    return Err(header.unsupported(
+                        &format!("`{key}`"),
+                        value.to_string(),
+                        &idle.to_string(),
+                    ));
+                }
+            }
+            // llama.cpp multiplies its own factor by this one.
+            let attention = header.number(&key("scaling.attn_factor"))?;
+            let attention = attention.map(|by| by * (1.0 + 0.1 * factor.max(1.0).ln()));
             let context = header.unsigned(&key("scaling.original_context_length"))?;
             for (name, value) in [
                 ("original_max_position_embeddings", context.map(|context| context as f64)),
+                ("attention_factor", attention),
                 ("beta_fast", header.number(&key("scaling.yarn_beta_fast"))?),
                 ("beta_slow", header.number(&key("scaling.yarn_beta_slow"))?),
             ] {

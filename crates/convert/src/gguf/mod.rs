@@ -4,6 +4,7 @@
 //! tokenizer ([`tokenizer`]), the order of rows that llama's rotation wants, and Gemma's norms, stored as 1 + w.
 
 mod config;
+mod ends;
 mod header;
 mod names;
 mod tensors;
@@ -95,15 +96,9 @@ impl Gguf {
         Ok(self.header.text(CHAT_TEMPLATE)?.map(str::to_owned))
     }
 
-    /// What `generation_config.json` would say. Tokens that end a turn or a message end a text too.
+    /// What `generation_config.json` would say.
     pub fn generation(&self) -> Result<GenerationConfig> {
-        let id = |name: &str| self.special_id(name);
-        let mut ends = Vec::new();
-        for name in ["eos", "eot", "eom"] {
-            ends.extend(id(name)?.filter(|id| !ends.contains(id)));
-        }
-        let json =
-            json!({ "bos_token_id": id("bos")?, "eos_token_id": ends, "pad_token_id": id("padding")? });
+        let json = json!({ "eos_token_id": self.ends()?, "pad_token_id": self.special_id("padding")? });
         serde_json::from_value(json).map_err(|error| ConvertError::Syntax {
             path: self.path.display().to_string(),
             reason: format!("special tokens: {error}"),

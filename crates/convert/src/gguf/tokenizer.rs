@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value as Json, json};
 use textgen_artifact::ESCAPED_SPACE as SPACE;
 
-use super::Gguf;
+use super::{Gguf, header::Value};
 use crate::{error::Result, tokenizer_files::TokenizerFiles};
 
 /// Where words end, by Llama 3.
@@ -33,7 +33,7 @@ const SPECIAL_TOKENS: [(&str, &str); 4] =
 
 /// A piece of the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Normal,
     Unknown,
     Control,
@@ -42,9 +42,9 @@ enum Kind {
     Byte,
 }
 
-struct Vocabulary<'g> {
-    tokens: &'g [String],
-    kinds: Vec<Kind>,
+pub(super) struct Vocabulary<'g> {
+    pub tokens: &'g [String],
+    pub kinds: Vec<Kind>,
 }
 
 impl Vocabulary<'_> {
@@ -79,9 +79,12 @@ impl Vocabulary<'_> {
 }
 
 impl Gguf {
-    /// The id of `bos`, `eos`, `eot`, `eom`, `padding`, or `unknown`.
+    /// The id of `bos`, `eos`, `padding`, `unknown`, or another name of the metadata; a negative one is none.
     pub(super) fn special_id(&self, name: &str) -> Result<Option<usize>> {
         let key = format!("tokenizer.ggml.{name}_token_id");
+        if matches!(self.header.value(&key), Some(Value::Integer(id)) if *id < 0) {
+            return Ok(None);
+        }
         let Some(id) = self.header.unsigned(&key)? else { return Ok(None) };
         let tokens = self.header.texts("tokenizer.ggml.tokens")?.map_or(0, <[String]>::len);
         match usize::try_from(id) {
@@ -134,7 +137,7 @@ impl Gguf {
         Ok(TokenizerFiles { json: Json::Object(parts).to_string(), normalizer: None })
     }
 
-    fn vocabulary(&self) -> Result<Vocabulary<'_>> {
+    pub(super) fn vocabulary(&self) -> Result<Vocabulary<'_>> {
         let header = &self.header;
         let key = "tokenizer.ggml.tokens";
         let tokens = header.required(key, header.texts(key)?)?;

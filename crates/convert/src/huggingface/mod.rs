@@ -3,6 +3,7 @@
 
 mod generation;
 mod safetensors;
+mod special_tokens;
 mod tensors;
 mod tokenizer;
 mod torch;
@@ -14,11 +15,13 @@ use serde::de::DeserializeOwned;
 use crate::error::{ConvertError, Result};
 
 pub use generation::{GenerationConfig, check_token_ids};
+pub use special_tokens::special_tokens;
 pub use tensors::open_tensors;
 pub use tokenizer::{CheckpointTokenizer, TokenizerFacts, ready_tokenizer};
 
 pub const CONFIG_FILE: &str = "config.json";
 pub const GENERATION_FILE: &str = "generation_config.json";
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// Reads a JSON file; none when it does not exist.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {

@@ -7,7 +7,10 @@ use serde_json::Value;
 use textgen_artifact::{GenerationSpec, TOKENIZER_FILE, TokenizerSpec};
 use tokenizers::Tokenizer;
 
-use super::read_json;
+use super::{
+    TOKENIZER_CONFIG_FILE, read_json,
+    special_tokens::{content, special_tokens},
+};
 use crate::{
     error::{ConvertError, Result},
     sentencepiece::{SentencePiece, TokenizerOptions},
@@ -17,14 +20,19 @@ use crate::{
 };
 
 const SENTENCEPIECE_FILES: [&str; 2] = ["spiece.model", "sentencepiece.model"];
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const ADDED_TOKENS_FILE: &str = "added_tokens.json";
 /// Sentinels of a SentencePiece model that says nothing of them and has room for them.
 const DEFAULT_SENTINELS: usize = 100;
 
+/// Ends a text where a checkpoint names no other token.
+const DEFAULT_EOS: &str = "</s>";
+/// Any text that is not empty.
+const PROBE: &str = "a";
+
 /// What the model knows of its tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenizerFacts {
+    /// Ends a source where the tokenizer knows no token for it.
     pub eos_token_id: u32,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -32,6 +40,7 @@ pub struct TokenizerFacts {
 
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
+    add_eos_token: Option<bool>,
     extra_ids: Option<usize>,
     #[serde(default)]
     additional_special_tokens: Vec<Value>,
@@ -46,12 +55,17 @@ pub struct CheckpointTokenizer {
     path: String,
     pub files: TokenizerFiles,
     pub spec: TokenizerSpec,
+    /// Its token for the end of a text.
+    pub eos_token_id: Option<u32>,
 }
 
 impl CheckpointTokenizer {
     /// Reads the tokenizer of the checkpoint `source`.
     pub fn read(source: &Path, facts: TokenizerFacts) -> Result<Self> {
-        let (path, files) = read(source, facts)?;
+        let config: TokenizerConfig = read_json(&source.join(TOKENIZER_CONFIG_FILE))?.unwrap_or_default();
+        let special_tokens = special_tokens(source)?;
+        let names = [special_tokens.get("eos_token").map_or(DEFAULT_EOS, String::as_str), DEFAULT_EOS];
+        let (path, files) = read(source, &config, names, facts)?;
         let unusable = |reason: String| ConvertError::Tokenizer { path: path.clone(), reason };
         let tokenizer = Tokenizer::from_bytes(&files.json).map_err(|error| unusable(error.to_string()))?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
@@ -61,21 +75,23 @@ impl CheckpointTokenizer {
                 facts.vocab_size
             )));
         }
-        let empty = tokenizer.encode("", true).map_err(|error| unusable(error.to_string()))?;
-        let appends = empty.get_ids().last() == Some(&facts.eos_token_id);
-        let spec = TokenizerSpec {
-            add_special_tokens: true,
-            source_suffix: if appends { Vec::new() } else { vec![facts.eos_token_id] },
-            normalizer: files.normalizer.is_some(),
+        let eos_token_id = names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let probe = tokenizer.encode(PROBE, true).map_err(|error| unusable(error.to_string()))?;
+        let appends = probe.get_special_tokens_mask().last() == Some(&1);
+        let source_suffix = match appends || config.add_eos_token == Some(false) {
+            true => Vec::new(),
+            false => vec![eos_token_id.unwrap_or(facts.eos_token_id)],
         };
-        Ok(Self { path, files, spec })
+        let spec =
+            TokenizerSpec { add_special_tokens: true, source_suffix, normalizer: files.normalizer.is_some() };
+        Ok(Self { path, files, spec, eos_token_id })
     }
 
     /// Keeps a part of the vocabulary, with every token that `generation` names, and gives all ids their new
     /// numbers. The result is the rows of the embedding that stay.
     pub fn trim(&mut self, keep: &Keep, generation: &mut GenerationSpec) -> Result<RowSelection> {
-        let mut named: Vec<&mut u32> =
-            generation.token_ids_mut().chain(&mut self.spec.source_suffix).collect();
+        let own = self.spec.source_suffix.iter_mut().chain(&mut self.eos_token_id);
+        let mut named: Vec<&mut u32> = generation.token_ids_mut().chain(own).collect();
         let ids: Vec<u32> = named.iter().map(|id| **id).collect();
         let (files, kept) = trim(&self.path, &self.files, &ids, keep)?;
         for id in &mut named {
@@ -101,7 +117,12 @@ pub fn ready_tokenizer(source: &Path) -> Result<Option<TokenizerFiles>> {
 }
 
 /// The tokenizer, and the file it comes from. One that is ready keeps its own normalizer.
-fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, TokenizerFiles)> {
+fn read(
+    source: &Path,
+    config: &TokenizerConfig,
+    eos_names: [&str; 2],
+    facts: TokenizerFacts,
+) -> Result<(String, TokenizerFiles)> {
     if let Some(files) = ready_tokenizer(source)? {
         return Ok((source.join(TOKENIZER_FILE).display().to_string(), files));
     }
@@ -114,16 +135,25 @@ fn read(source: &Path, facts: TokenizerFacts) -> Result<(String, TokenizerFiles)
         });
     };
     let model = SentencePiece::read(&file)?;
-    let sentinels = sentinels(source, &model, facts)?;
-    let options = TokenizerOptions { eos_token_id: facts.eos_token_id, sentinels };
+    let sentinels = sentinels(source, config, &model, facts)?;
+    let eos = eos_names.into_iter().find_map(|name| model.id(name)).or(model.eos());
+    let options = TokenizerOptions { eos_token_id: eos.unwrap_or(facts.eos_token_id), sentinels };
     Ok((file.display().to_string(), model.tokenizer_files(options)?))
 }
 
 /// Number of sentinels after the pieces. Any other token there would need a `tokenizer.json`.
-fn sentinels(source: &Path, model: &SentencePiece, facts: TokenizerFacts) -> Result<usize> {
+fn sentinels(
+    source: &Path,
+    config: &TokenizerConfig,
+    model: &SentencePiece,
+    facts: TokenizerFacts,
+) -> Result<usize> {
     let config_file = source.join(TOKENIZER_CONFIG_FILE);
-    let config: TokenizerConfig = read_json(&config_file)?.unwrap_or_default();
-    let listed = config.additional_special_tokens.iter().filter(|token| is_sentinel(content(token))).count();
+    let listed = config
+        .additional_special_tokens
+        .iter()
+        .filter(|token| content(token).is_some_and(is_sentinel))
+        .count();
     let count = match config.extra_ids {
         Some(count) => count,
         None if model.has_sentinels() => 0,
@@ -144,7 +174,10 @@ fn sentinels(source: &Path, model: &SentencePiece, facts: TokenizerFacts) -> Res
     let added_file = source.join(ADDED_TOKENS_FILE);
     let added: BTreeMap<String, usize> = read_json(&added_file)?.unwrap_or_default();
     let named = added.iter().map(|(content, &id)| (id, content.as_str(), &added_file));
-    let listed = config.added_tokens_decoder.iter().map(|(&id, token)| (id, content(token), &config_file));
+    let listed = config
+        .added_tokens_decoder
+        .iter()
+        .map(|(&id, token)| (id, content(token).unwrap_or_default(), &config_file));
     for (id, content, file) in named.chain(listed) {
         let sentinel = is_sentinel(content) && id < model.len() + count;
         if id >= model.len() && !sentinel {
@@ -157,11 +190,6 @@ fn sentinels(source: &Path, model: &SentencePiece, facts: TokenizerFacts) -> Res
         }
     }
     Ok(count)
-}
-
-/// An added token is its text, or an object with it.
-fn content(token: &Value) -> &str {
-    token.as_str().or_else(|| token.get("content")?.as_str()).unwrap_or("")
 }
 
 fn is_sentinel(content: &str) -> bool {

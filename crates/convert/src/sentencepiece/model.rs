@@ -38,6 +38,8 @@ struct TrainerSpec {
     treat_whitespace_as_suffix: Option<bool>,
     #[prost(bool, optional, tag = "35", default = "false")]
     byte_fallback: Option<bool>,
+    #[prost(string, optional, tag = "47", default = "</s>")]
+    eos_piece: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -83,6 +85,7 @@ pub struct SentencePiece {
     pub(super) path: String,
     pub(super) pieces: Vec<Piece>,
     pub(super) unknown: usize,
+    eos: Option<u32>,
     pub(super) byte_fallback: bool,
     pub(super) normalizer: NormalizerSpec,
 }
@@ -134,12 +137,15 @@ impl SentencePiece {
         if let Some(piece) = pieces.iter().find(|piece| piece.kind == PieceType::Unused) {
             return Err(unsupported(&format!("the piece `{}`", piece.text), "unused", "pieces in use"));
         }
+        let is_eos = |piece: &Piece| piece.kind == PieceType::Control && piece.text == trainer.eos_piece();
+        let eos = pieces.iter().position(is_eos).map(|id| id as u32);
         let user_defined = pieces.iter().filter(|piece| piece.kind == PieceType::UserDefined);
         let user_defined_symbols = user_defined.map(|piece| piece.text.clone()).collect();
         Ok(Self {
             path: path.to_owned(),
             pieces,
             unknown,
+            eos,
             byte_fallback: trainer.byte_fallback(),
             normalizer: NormalizerSpec {
                 charsmap,
@@ -159,13 +165,23 @@ impl SentencePiece {
         self.pieces.is_empty()
     }
 
+    /// The id of a piece.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.pieces.iter().position(|piece| piece.text == text).map(|id| id as u32)
+    }
+
+    /// The piece that the model itself ends texts with.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
     /// True when the sentinels are among the pieces, as in mT5.
     pub fn has_sentinels(&self) -> bool {
         self.contains("<extra_id_0>") || self.contains("▁<extra_id_0>")
     }
 
     pub(super) fn contains(&self, text: &str) -> bool {
-        self.pieces.iter().any(|piece| piece.text == text)
+        self.id(text).is_some()
     }
 }
 
@@ -240,6 +256,23 @@ mod tests {
         assert!(model.normalizer.add_dummy_prefix && model.normalizer.remove_extra_whitespaces);
         assert!(!model.byte_fallback);
         assert_eq!((model.len(), model.unknown), (2, 0));
+    }
+
+    #[test]
+    fn the_end_is_the_control_piece_that_the_model_names() {
+        let eos = |kind: PieceType, named: Option<&str>| {
+            let mut model = model();
+            for (text, kind) in [("</s>", PieceType::Control), ("<eos>", kind)] {
+                let (piece, score) = (Some(text.to_owned()), Some(0.0));
+                model.pieces.push(PieceProto { piece, score, r#type: Some(kind as i32) });
+            }
+            model.trainer_spec =
+                Some(TrainerSpec { eos_piece: named.map(str::to_owned), ..Default::default() });
+            SentencePiece::parse("m", &model.encode_to_vec()).unwrap().eos()
+        };
+        assert_eq!(eos(PieceType::Control, None), Some(2));
+        assert_eq!(eos(PieceType::Control, Some("<eos>")), Some(3));
+        assert_eq!(eos(PieceType::Normal, Some("<eos>")), None);
     }
 
     #[test]

@@ -35,6 +35,7 @@ struct Keys {
     layer_norm_epsilon: Option<f32>,
     feed_forward_proj: Option<String>,
     tie_word_embeddings: Option<bool>,
+    scale_decoder_outputs: Option<bool>,
 }
 
 /// Member of the family.
@@ -178,11 +179,13 @@ fn check(path: &str, keys: Keys) -> Result<Config> {
         epsilon,
         activation,
         gated,
-        // The flag says nothing of tying: transformers reads it as "scale" for T5, and not at all for the others.
+        // transformers 4 writes one flag, which it reads as "tied" and as "scaled". transformers 5 writes it as true
+        // always, and the scaling under a name of its own. The tensors say whether the head is tied.
         scaled_output: match variant {
-            Variant::T5 => keys.tie_word_embeddings != Some(false),
+            Variant::T5 | Variant::Umt5 => {
+                keys.scale_decoder_outputs.unwrap_or(keys.tie_word_embeddings != Some(false))
+            }
             Variant::Mt5 => false,
-            Variant::Umt5 => true,
         },
     })
 }
@@ -237,13 +240,22 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_that_is_named_after_tying_scales_only_t5() {
-        let scaled = |variant: &str, flag: &str| {
-            config(&format!(r#"{{"model_type": "{variant}", "tie_word_embeddings": {flag}}}"#)).scaled_output
+    fn the_output_is_scaled_unless_a_flag_says_no() {
+        let scaled = |variant: &str, tie: &str, scale: &str| {
+            let flags = format!(r#""tie_word_embeddings": {tie}, "scale_decoder_outputs": {scale}"#);
+            config(&format!(r#"{{"model_type": "{variant}", {flags}}}"#)).scaled_output
         };
-        assert_eq!(["null", "true", "false"].map(|flag| scaled("t5", flag)), [true, true, false]);
-        assert_eq!(["null", "true", "false"].map(|flag| scaled("mt5", flag)), [false; 3]);
-        assert_eq!(["null", "true", "false"].map(|flag| scaled("umt5", flag)), [true; 3]);
+        for variant in ["t5", "umt5"] {
+            let of_tie = ["null", "true", "false"].map(|tie| scaled(variant, tie, "null"));
+            assert_eq!(of_tie, [true, true, false], "{variant}");
+            for tie in ["null", "true", "false"] {
+                assert!(scaled(variant, tie, "true"), "{variant}, {tie}");
+                assert!(!scaled(variant, tie, "false"), "{variant}, {tie}");
+            }
+        }
+        for (tie, scale) in [("null", "null"), ("true", "null"), ("false", "null"), ("true", "true")] {
+            assert!(!scaled("mt5", tie, scale), "{tie}, {scale}");
+        }
     }
 
     #[test]

@@ -61,10 +61,12 @@ impl T5 {
         let Some(config) = Config::read(source)? else { return Ok(None) };
         let tensors = open_tensors(source)?;
         let layout = Layout::of(tensors.as_ref(), &config)?;
-        let generation = generation(source, &config)?;
-        let eos_token_id = generation.eos_token_ids.first().copied().unwrap_or(DEFAULT_EOS);
+        let mut given = GenerationConfig::read(source)?;
+        let eos_token_id = given.eos_token_ids().first().copied().unwrap_or(DEFAULT_EOS);
         let facts = TokenizerFacts { eos_token_id, vocab_size: config.vocab_size };
         let tokenizer = CheckpointTokenizer::read(source, facts)?;
+        given.add_ends(tokenizer.eos_token_id);
+        let generation = generation(source, &config, given)?;
         Ok(Some(Self { config, tensors, layout, generation, tokenizer, trimmed: None }))
     }
 
@@ -183,19 +185,16 @@ impl Checkpoint for T5 {
     }
 }
 
-fn generation(source: &Path, config: &Config) -> Result<GenerationSpec> {
-    let given = GenerationConfig::read(source)?;
+fn generation(source: &Path, config: &Config, mut given: GenerationConfig) -> Result<GenerationSpec> {
     for name in given.not_carried() {
         log::warn!("{}: the generation option `{name}` is not carried over", source.display());
     }
-    let mut eos_token_ids = given.eos_token_ids();
-    if eos_token_ids.is_empty() {
-        eos_token_ids.push(DEFAULT_EOS);
+    if given.eos_token_ids().is_empty() {
+        given.add_ends([DEFAULT_EOS]);
     }
     let start = given.decoder_start_token_id.or(given.pad_token_id).unwrap_or(DEFAULT_START);
     let spec = GenerationSpec {
         decoder_start_token_id: Some(start),
-        eos_token_ids,
         max_new_tokens: given.max_new_tokens(),
         ..given.spec()
     };
