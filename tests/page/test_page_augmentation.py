@@ -93,6 +93,50 @@ def test_an_empty_text_is_refused(page):
     expect(page.locator("#augment-error")).to_have_text("Enter a text first.")
 
 
+def test_what_is_cut_is_marked(page):
+    page.fill("#augment-text", TEXT)
+    page.fill("#max_length", "3")
+    page.fill("#num_return_sequences", "1")
+    page.click("#augment-start")
+    expect(page.locator("#variants .mark")).to_have_text("Cut at the length limit")
+    page.fill("#max_length", "60")
+    page.click("#augment-start")
+    expect(page.locator("#variants .mark")).to_have_count(0)
+    expect(page.locator("#variants li")).to_have_count(1)
+
+
+def test_fewer_than_wanted_are_told(desktop):
+    desktop.fill("#augment-text", "12:30")
+    desktop.click("#augment-start")
+    expect(desktop.locator("#augment-state")).to_contain_text("Results: 0 of 3")
+    expect(desktop.locator("#augment-state")).to_contain_text("no more that differ")
+    desktop.fill("#augment-text", TEXT)
+    desktop.click("#augment-start")
+    expect(desktop.locator("#variants li")).to_have_count(3)
+    expect(desktop.locator("#augment-state")).to_contain_text("Results: 3, in")
+
+
+def test_what_the_model_cannot_read_is_told_before_it_is_sent(page):
+    warning = page.locator("#augment-warning")
+    expect(warning).to_be_hidden()
+    page.fill("#augment-text", "今天天气很好。")
+    expect(warning).to_contain_text("The model reads English")
+    for text in ("今天 is today", "12:30 🎉", TEXT):
+        page.fill("#augment-text", text)
+        expect(warning).to_be_hidden()
+    page.fill("#augment-text", "Привет, мир!")
+    expect(warning).to_be_visible()
+    page.click("#language")
+    expect(warning).to_contain_text("模型只读英语")
+    # The languages are those of the service's model, not those of the tasks' other one.
+    page.select_option("#task", "title")
+    expect(warning).to_be_hidden()
+    page.select_option("#task", "rewrite")
+    expect(warning).to_be_visible()
+    page.click("#augment-start")
+    expect(page.locator("#augment-state")).to_contain_text("完成")
+
+
 def test_labels_are_chosen_with_probabilities(page):
     page.select_option("#task", "classify")
     expect(page.locator("#sampling")).to_be_hidden()

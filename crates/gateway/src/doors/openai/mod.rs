@@ -16,9 +16,8 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
 
-use super::{Gateway, body::Body, work};
+use super::{Gateway, body::Body};
 use crate::{
     error::{ApiError, Result},
     observe::{RequestId, Work},
@@ -159,13 +158,12 @@ fn replies(
     mut waiting: Waiting,
     id: RequestId,
 ) -> impl Stream<Item = Result<Reply>> + Send {
-    let limit = gateway.request_timeout();
-    let end = Instant::now() + limit;
+    let deadline = gateway.deadline();
     async_stream::stream! {
         let mut work = Work::begin("openai", &generate.model, &id);
         while waiting.place() > 0 {
-            if timeout_at(end, waiting.moved()).await.is_err() {
-                yield Err(work.fail(work::late(limit, "still in the queue")));
+            if deadline.reach(waiting.moved()).await.is_none() {
+                yield Err(work.fail(deadline.late("still in the queue")));
                 return;
             }
         }
@@ -173,22 +171,22 @@ fn replies(
         let mut answer = pin!(gateway.0.answers.generate(generate));
         let mut output_tokens = 0;
         loop {
-            match timeout_at(end, answer.next()).await {
-                Ok(Some(Ok(reply))) => {
+            match deadline.reach(answer.next()).await {
+                Some(Some(Ok(reply))) => {
                     output_tokens += reply.output_tokens.iter().sum::<u32>();
                     work.piece(output_tokens);
                     yield Ok(reply);
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     yield Err(work.fail(error));
                     return;
                 }
-                Ok(None) => {
+                Some(None) => {
                     work.done(output_tokens);
                     return;
                 }
-                Err(_) => {
-                    yield Err(work.fail(work::late(limit, "while the text was generated")));
+                None => {
+                    yield Err(work.fail(deadline.late("while the text was generated")));
                     return;
                 }
             }
