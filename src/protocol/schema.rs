@@ -42,6 +42,9 @@ pub const MESSAGES: &str = "messages";
 /// The inputs of which a request has exactly one.
 pub const SOURCES: [&str; 2] = [TEXT_INPUT, MESSAGES];
 
+/// Why each source text ends, where another model wrote it: what one that was cut short is made into is not whole either.
+pub const SOURCE_FINISH_REASON: &str = "source_finish_reason";
+
 /// The target text: all of it, or the new piece when streaming.
 pub const TEXT_OUTPUT: &str = "text_output";
 /// Why a sequence ended; on its last response.
@@ -61,9 +64,9 @@ pub const SEQUENCE_INDEX: &str = "sequence_index";
 /// sequence.
 pub const CHOICE_PROBABILITIES: &str = "choice_probabilities";
 
-/// Every input: what the prompts are made of, then each option under its name and aliases.
+/// Every input: what the prompts are made of and is known of it, then each option under its name and aliases.
 pub fn inputs() -> impl Iterator<Item = TensorSpec> {
-    let sources = SOURCES.into_iter().map(|name| many(name, DataType::Bytes));
+    let sources = SOURCES.into_iter().chain([SOURCE_FINISH_REASON]).map(|name| many(name, DataType::Bytes));
     let options = OPTIONS.iter().flat_map(|option| {
         let (data_type, arity) = match option.kind {
             OptionKind::Int { max, .. } if max > i128::from(i32::MAX) => (DataType::Uint64, Arity::One),

@@ -1,5 +1,6 @@
 """`/augment` and `/augment_batch`: what they answer, and what they refuse."""
 
+import httpx
 import pytest
 
 TEXT = "The train was late because of the snow, and nobody at the station knew when the next one would leave."
@@ -88,7 +89,7 @@ def test_greedy_answers_and_labels_may_repeat(client):
 
 def test_every_variant_says_why_it_ends(client):
     assert augment(client, text=TEXT, seed=1)["finish_reasons"] == ["stop"] * 3
-    assert augment(client, text=TEXT, seed=1, max_length=4)["finish_reasons"] == ["length"] * 3
+    assert set(augment(client, text=TEXT, seed=1, max_length=4)["finish_reasons"]) == {"length"}
     titles = augment(client, text=TEXT, task="title", max_length=2)
     assert titles["finish_reasons"] == ["length"]
     asked = {"texts": [TEXT, OTHER], "num_return_sequences": 2, "temperature": 0}
@@ -157,11 +158,20 @@ def test_what_the_model_cannot_read_is_told(client):
     assert "warnings" not in augment(client, text="今天天气很好。", task="title", max_length=4)
 
 
-def test_a_text_too_long_for_a_task_is_told_in_characters(client, refused):
+def test_a_text_too_long_for_a_task_is_told_in_characters(own_gateway, refused):
+    config = (
+        '[augment]\nmodel = "paraphrase-en"\n'
+        '[augment.tasks.portuguese]\nmodel = "translate-en-pt"\nprompt = "{{ text }}"\n'
+    )
     text = "The museum near the river is old. " * 147
-    error = refused(client.post("/augment", json={"text": text, "task": "summary", "max_length": 8}), 413, "too_large", "text")
-    assert str(len(text)) in error["message"] and "characters" in error["message"]
-    assert "token" not in error["message"]
+    with own_gateway(config=config) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:
+        assert client.get("/services").json()["augment"]["languages"] is None, "nobody says them"
+        error = refused(client.post("/augment", json={"text": text, "task": "portuguese"}), 413, "too_large", "text")
+        assert str(len(text)) in error["message"] and "characters" in error["message"]
+        assert "token" not in error["message"]
+        # A rewriting of the same text is done piece by piece.
+        asked = {"text": text, "temperature": 0, "num_return_sequences": 1, "max_length": 2}
+        assert client.post("/augment", json=asked).status_code == 200
 
 
 def test_top_k_of_one_is_greedy(client):
@@ -320,7 +330,8 @@ def test_the_byte_that_is_not_utf_8_is_named(client, refused):
 
 
 def test_a_text_beyond_its_limit(client, refused):
-    assert client.post("/augment", json={"text": "é" * 5000}).status_code != 413
+    asked = {"text": "é" * 5000, "temperature": 0, "num_return_sequences": 1, "max_length": 1}
+    assert client.post("/augment", json=asked).status_code == 200
     error = refused(client.post("/augment", json={"text": "é" * 5001}), 413, "too_large", "text")
     assert "5001" in error["message"] and "5000" in error["message"]
 

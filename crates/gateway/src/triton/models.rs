@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{reply, wire};
+use super::{reply::FINISH_REASON, wire};
 
 /// Defaults of the backend's keys of the same names.
 const MAX_SOURCE_TOKENS: usize = 512;
@@ -19,7 +19,7 @@ pub struct ModelFacts {
     pub epoch: u64,
     /// True for an ensemble: it has no options of its own, but hands on a request's parameters to its members.
     pub ensemble: bool,
-    /// True when it can say why a text ends: an ensemble says it under names of its own.
+    /// True when it can say why a text ends: an ensemble does where its configuration names the output.
     pub tells_end: bool,
     /// True when tensors have a batch dimension first.
     pub batched: bool,
@@ -51,7 +51,7 @@ impl ModelFacts {
         Self {
             epoch,
             ensemble: config.platform == "ensemble",
-            tells_end: config.output.iter().any(|output| reply::is_finish_reason(&output.name)),
+            tells_end: config.output.iter().any(|output| output.name == FINISH_REASON),
             batched: config.max_batch_size > 0,
             streams: config.model_transaction_policy.is_some_and(|policy| policy.decoupled),
             takes_messages: config.input.iter().any(|input| input.name == "messages"),

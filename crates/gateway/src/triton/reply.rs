@@ -5,6 +5,9 @@ use bytes::{Buf, Bytes};
 use super::wire;
 use crate::error::{ApiError, Result};
 
+/// The output that says why each sequence ended.
+pub(super) const FINISH_REASON: &str = "finish_reason";
+
 /// One response: a value for each sequence in it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reply {
@@ -36,7 +39,7 @@ impl Reply {
         for (output, raw) in response.outputs.iter().zip(response.raw_output_contents) {
             match output.name.as_str() {
                 "text_output" => reply.texts = strings(raw)?,
-                name if is_finish_reason(name) => reply.ends(strings(raw)?),
+                FINISH_REASON => reply.finish_reasons = strings(raw)?,
                 "choice_probabilities" => reply.choice_probabilities = strings(raw)?,
                 "sequence_index" => reply.sequences = numbers(&raw),
                 "num_input_tokens" => reply.input_tokens = counts(&raw),
@@ -46,25 +49,6 @@ impl Reply {
         }
         Ok(reply)
     }
-
-    /// Takes in why its sequences ended; one that any model cut short is cut short.
-    fn ends(&mut self, reasons: Vec<String>) {
-        if self.finish_reasons.is_empty() {
-            self.finish_reasons = reasons;
-            return;
-        }
-        for (known, reason) in self.finish_reasons.iter_mut().zip(reasons) {
-            if reason == "length" {
-                *known = reason;
-            }
-        }
-    }
-}
-
-/// True for an output that says why sequences ended. An ensemble has one for each model whose answer can be cut, such as
-/// `portuguese_finish_reason` beside `finish_reason`.
-pub(super) fn is_finish_reason(output: &str) -> bool {
-    output.strip_suffix("finish_reason").is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
 }
 
 fn strings(mut raw: Bytes) -> Result<Vec<String>> {
@@ -87,36 +71,4 @@ fn numbers(raw: &[u8]) -> Vec<i32> {
 /// The same where less than none means nothing.
 fn counts(raw: &[u8]) -> Vec<u32> {
     numbers(raw).into_iter().map(|count| count.max(0).unsigned_abs()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_cut_of_an_ensemble_cuts_the_whole() {
-        let texts = |texts: &[&str]| -> Bytes {
-            let raw = texts.iter().flat_map(|text| {
-                [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
-            });
-            raw.collect::<Vec<u8>>().into()
-        };
-        let output = |name: &str| wire::model_infer_response::InferOutputTensor {
-            name: name.to_owned(),
-            ..Default::default()
-        };
-        let reply = Reply::of(wire::ModelInferResponse {
-            outputs: ["portuguese_finish_reason", "text_output", "finish_reason", "refinish_reason"].map(output).into(),
-            raw_output_contents: vec![
-                texts(&["stop", "length", "stop"]),
-                texts(&["a", "b", "c"]),
-                texts(&["length", "stop", "stop"]),
-                texts(&["length", "length", "length"]),
-            ],
-            ..Default::default()
-        });
-        let reply = reply.unwrap();
-        assert_eq!(reply.finish_reasons, ["length", "length", "stop"]);
-        assert_eq!(reply.texts, ["a", "b", "c"]);
-    }
 }

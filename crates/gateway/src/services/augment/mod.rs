@@ -171,7 +171,7 @@ struct Drawing<'a> {
     at_work: &'a Semaphore,
 }
 
-impl Drawing<'_> {
+impl<'a> Drawing<'a> {
     async fn augmented(mut self, deadline: &Deadline) -> Result<Augmented> {
         let Self { plan, index, .. } = self;
         if let Some(error) = &plan.refused[index] {
@@ -191,7 +191,7 @@ impl Drawing<'_> {
         Ok(Augmented { exhausted: variants.len() < wanted, variants, probabilities, output_tokens })
     }
 
-    fn text(&self) -> &str {
+    fn text(&self) -> &'a str {
         &self.plan.texts[self.index]
     }
 
@@ -212,13 +212,13 @@ impl Drawing<'_> {
     }
 
     /// Draws of one piece, which begins at `start` in the text; one that is too long all the same is cut smaller.
-    fn draw_piece<'a>(
-        &'a self,
-        text: &'a str,
+    fn draw_piece<'b>(
+        &'b self,
+        text: &'b str,
         start: usize,
         round: u32,
         count: usize,
-    ) -> BoxFuture<'a, Result<Drawn>> {
+    ) -> BoxFuture<'b, Result<Drawn>> {
         async move {
             let error = match self.ask(text, start, round, count).await {
                 Err(error) => error,
