@@ -3,7 +3,11 @@
 import pytest
 from playwright.sync_api import expect
 
-TEXT = "The train was late because of the snow."
+#: Long enough that a model has many ways to say it.
+TEXT = (
+    "The train was late because of the snow, and nobody at the station knew when the next one would leave. "
+    "We drank tea and talked about the old days until it came."
+)
 
 
 def test_variants_appear(page):
@@ -20,8 +24,8 @@ def test_sliders_and_numbers_move_together_and_are_sent(page):
     assert page.input_value("[aria-labelledby=num_return_sequences-label]") == "5"
     assert page.input_value("#temperature") == "1.5"
     page.click("summary")
-    page.fill("#top_k", "7")
-    page.fill("#top_p", "0.5")
+    page.fill("#top_k", "70")
+    page.fill("#top_p", "0.9")
     page.fill("#max_length", "40")
     page.fill("#seed", "12345")
     page.fill("#augment-text", TEXT)
@@ -32,8 +36,8 @@ def test_sliders_and_numbers_move_together_and_are_sent(page):
         "num_return_sequences": 5,
         "temperature": 1.5,
         "max_length": 40,
-        "top_p": 0.5,
-        "top_k": 7,
+        "top_p": 0.9,
+        "top_k": 70,
         "seed": 12345,
     }
     expect(page.locator("#variants li")).to_have_count(5)
@@ -97,9 +101,10 @@ def test_what_is_cut_is_marked(page):
     page.fill("#augment-text", TEXT)
     page.fill("#max_length", "3")
     page.fill("#num_return_sequences", "1")
+    page.fill("#temperature", "0")
     page.click("#augment-start")
     expect(page.locator("#variants .mark")).to_have_text("Cut at the length limit")
-    page.fill("#max_length", "60")
+    page.fill("#max_length", "100")
     page.click("#augment-start")
     expect(page.locator("#variants .mark")).to_have_count(0)
     expect(page.locator("#variants li")).to_have_count(1)

@@ -12,8 +12,10 @@ from harness.server import eventually
 LINES = [f"The cat number {number} sleeps on the sofa." for number in range(200)]
 
 
-def start(page, lines, variants=1):
+def start(page, lines, variants=1, temperature=0):
+    """Greedy unless the test says otherwise: then each text has as many variants as are asked for."""
     page.check("[value=batch]")
+    page.fill("#temperature", str(temperature))
     page.fill("#batch-text", "\n".join(lines))
     page.fill("#num_return_sequences", str(variants))
     page.click("#augment-start")
@@ -148,7 +150,7 @@ def test_failed_rows_alone_are_sent_again(open_page, gateway):
 
 def test_what_is_cut_or_exhausted_is_marked(desktop):
     desktop.fill("#max_length", "4")
-    start(desktop, ["The train was late because of the snow.", "12:30"], variants=2)
+    start(desktop, ["The train was late because of the snow.", "12:30"], variants=2, temperature=1)
     expect(desktop.locator("#augment-state")).to_contain_text("All 2 done")
     rows = desktop.locator(".table tbody")
     expect(rows.nth(0).locator(".mark")).to_have_count(rows.nth(0).locator("tr").count() - rows.nth(0).locator(".row-state").count())
@@ -227,6 +229,7 @@ def test_a_table_with_quotes_and_columns(page):
     page.select_option("#column", "1")
     page.check("#header")
     page.fill("#num_return_sequences", "1")
+    page.fill("#temperature", "0")
     page.click("#augment-start")
     expect(page.locator("#augment-state")).to_contain_text("All 2 done")
     assert [row[1] for row in downloaded(page)[1][1:]] == ['He said "no",\nand left.', "Second, here."]

@@ -44,7 +44,7 @@ mod tests {
             ("ΟΔΟΣ", "οδος"),
             ("ﬁne", "fine"),
             ("e\u{301}te\u{301}", "Été"),
-            ("- [x] done", "Done 👍"),
+            ("- done", "Done! 👍"),
             ("😀", " 😀\n"),
         ] {
             assert_eq!(Likeness::of(one), Likeness::of(other), "{one} {other}");

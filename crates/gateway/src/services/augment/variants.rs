@@ -84,22 +84,26 @@ pub async fn distinct(
         variants.into_iter().map(|variant| Some(variant).filter(&mut is_new)).collect();
     let mut budget = wanted * (DRAWN_AT_MOST - 1);
     for round in 1..=ROUNDS {
-        let missing = places.iter().filter(|place| place.is_none()).count().min(budget);
+        let missing = places.iter().filter(|place| place.is_none()).count();
         if missing == 0 {
             break;
         }
-        budget -= missing;
-        let others = match deadline.reach(source.draw(round, missing)).await {
+        // More than are missing, as far as the later rounds have the same: the likely ones are known by now.
+        let share = budget / (ROUNDS - round + 1) as usize;
+        let count = missing.max(share).min(budget);
+        if count == 0 {
+            break;
+        }
+        budget -= count;
+        let others = match deadline.reach(source.draw(round, count)).await {
             Some(Err(error)) if error.code == ErrorCode::DeadlineExceeded => break,
             Some(others) => others?,
             None => break,
         };
         output_tokens += others.output_tokens;
-        let mut empty = places.iter_mut().filter(|place| place.is_none());
-        for other in others.variants.into_iter().filter(&mut is_new) {
-            if let Some(place) = empty.next() {
-                *place = Some(other);
-            }
+        let empty = places.iter_mut().filter(|place| place.is_none());
+        for (place, other) in empty.zip(others.variants.into_iter().filter(&mut is_new)) {
+            *place = Some(other);
         }
     }
     Ok(Drawn { variants: places.into_iter().flatten().collect(), probabilities, output_tokens })
@@ -145,16 +149,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_repeats_is_drawn_again_in_its_place() {
-        let mut source = Scripted::of(&[&["A cat", "the CAT", "a cat!", "Cats"], &["Kitty", "cats."], &["Tom"]]);
+        let mut source = Scripted::of(&[&["A cat", "the CAT", "a cat!", "Cats"], &["Kitty", "cats."], &["cats", "Tom", "Joe"]]);
         assert_eq!(source.variants(4).await.unwrap(), ["A cat", "Kitty", "Tom", "Cats"]);
-        assert_eq!(source.asked, [(0, 4), (1, 2), (2, 1)]);
+        assert_eq!(source.asked, [(0, 4), (1, 2), (2, 3)]);
     }
 
     #[tokio::test]
     async fn three_rounds_are_the_end() {
-        let mut source = Scripted::of(&[&["A", "a", "b"], &["A"], &["B"], &["!"]]);
+        let mut source = Scripted::of(&[&["A", "a", "b"], &["A", "B"], &["B", "B"], &["a!", ""]]);
         assert_eq!(source.variants(3).await.unwrap(), ["A", "b"]);
-        assert_eq!(source.asked.len(), 4);
+        assert_eq!(source.asked, [(0, 3), (1, 2), (2, 2), (3, 2)]);
     }
 
     #[tokio::test]
