@@ -113,7 +113,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "fr",
-        before_anything: "M MM Mr Mme Mmes Mlle Mlles Me Mgr Dr Drs Pr Prof St Ste Gén Cdt Cne Lt Adj Av Bd Boul Pl Fg Chem ex
+        before_anything: "M MM Mr Mme Mmes Mlle Mlles Me Mgr Dr Drs Pr Prof St Ste Gén Cdt Cne Lt Adj av Bd Boul Pl Fg Chem ex
             p.ex c.-à-d env cf vs réf tél",
         before_number: "no n nº p pp vol chap art fig figs al éd t janv févr avr juil sept oct nov déc av apr max min",
         before_name: "Cie Inc Ltée S.A etc J.-C",
@@ -161,7 +161,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "ru",
-        before_anything: "г-н г-жа гг г им пр просп ул пер пл наб бул д кв корп стр обл р-н пос дер с св о акад проф доц канд инж ген
+        before_anything: "г-н г-жа гг им пр просп ул пер пл наб бул д кв корп стр обл р-н пос дер с св о акад проф доц канд инж ген
             полк подп кап лейт серж тов гр напр т.е т.к т.н т.ч др.-греч см ср англ нем фр лат греч рус ок",
         before_number: "№ рис табл гл п пп ст ч т тт вып янв февр мар апр июн июл авг сент окт нояб дек тел прим вт",
         before_name: "руб коп тыс млн млрд др проч пр т.д т.п н.э л вв в гг г",
@@ -187,7 +187,7 @@ const LISTS: [Lists; 13] = [
         before_number: "nr nry s str t tom rozdz art ust pkt poz rys tab r stycz lut mar kwiet czerw lip sierp wrzes paźdz list grud
             tel maks min",
         before_name: "itd itp etc n.e r w zł gr tys mln mld",
-        starters: "On Ona Ono Oni One Ja Ty My Wy To Ten Ta Te Ci Ale I A Lub Albo Jednak Dlatego Potem Następnie Wtedy Tak Także Kiedy
+        starters: "Przedtem On Ona Ono Oni One Ja Ty My Wy To Ten Ta Te Ci Ale I A Lub Albo Jednak Dlatego Potem Następnie Wtedy Tak Także Kiedy
             Gdy Gdzie Jak Dlaczego Ponieważ Jeśli Chociaż Po Przed W We Na Z Ze Do Od Dla Bez Przy O U Za Nie Dziś
             Dzisiaj Wczoraj Jutro Teraz Już Jeszcze Wszyscy Każdy Wiele Jego Jej Ich Nasz Mój Tam Tu Co Kto",
         ordinals: true,
@@ -197,7 +197,7 @@ const LISTS: [Lists; 13] = [
         before_anything: "p pí sl dr prof doc ing mgr bc judr mudr phdr rndr st sv gen plk mjr kpt ul nám tř tzv tzn např resp popř
             mj aj cca viz srov",
         before_number: "č čís s str sv kap odst obr tab roč led ún břez dub květ červ srp září říj list pros tel max min",
-        before_name: "atd apod s.r.o a.s n.l r tis mil mld Kč",
+        before_name: "atd apod s.r.o a.s n.l r tis mil mld",
         starters: "On Ona Ono Oni Já Ty My Vy To Ten Ta Ti Ale A I Nebo Však Proto Potom Pak Tehdy Tak Také Když Kde Jak Proč Protože
             Pokud Ačkoli Po Před V Ve Na S Se Z Ze Do Od Pro Bez Při O U Za Ne Dnes Včera Zítra Nyní Už Ještě Všichni
             Každý Mnoho Jeho Její Jejich Náš Můj Tam Tady Co Kdo",

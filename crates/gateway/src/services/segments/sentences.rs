@@ -33,8 +33,9 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
             || run.contains(|c| !needs_blank(c)) && !next.starts_with(char::is_numeric);
         let before = &line[start..marks.start];
         let counts = run == "." && item.is_next(before);
-        if parted && !quoted && !counts && !next.is_empty() && ends_sentence(before, run, next, abbreviations)
-        {
+        let spoken = marks.end < end && next.len() == rest.len() && tells_who_spoke(next);
+        let goes_on = quoted || counts || spoken || next.is_empty();
+        if parted && !goes_on && ends_sentence(before, run, next, abbreviations) {
             sentences.push(start..end);
             start = line.len() - next.len();
             from = start;
@@ -164,14 +165,29 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
                 && before[..before.len() - word.len()].trim_end().ends_with(char::is_lowercase)
                 && starts()
         }
-        Shape::Dotted => starts(),
+        // "At 9 h." has a unit, "z. B." an abbreviation.
+        Shape::Dotted => starts() || counted(&before[..before.len() - word.len()]) && !word.contains('.'),
         Shape::Number { short } => {
             let is_first = before.len() == word.len();
-            !(short && (is_first || abbreviations.has_ordinals()))
+            !short || !is_first && (!abbreviations.has_ordinals() || starts())
         }
         Shape::Roman if abbreviations.has_ordinals() => starts(),
         Shape::Roman | Shape::Other => !abbreviations.is_before_name(word) || starts(),
     }
+}
+
+/// True for what follows a quotation in Chinese and Japanese without ending its sentence: `她说。`, `と言った。`
+fn tells_who_spoke(next: &str) -> bool {
+    const LONGEST_CHARS: usize = 12;
+    let end = next.char_indices().take(LONGEST_CHARS).find(|(_, c)| is_mark(*c) || "，：,:".contains(*c));
+    let clause = end.map_or("", |(end, _)| &next[..end]);
+    let verbs = ['说', '說', '问', '問', '喊', '叫', '道'];
+    next.starts_with('と') || clause.ends_with(verbs) && !clause.ends_with("知道")
+}
+
+/// True when the last word is a number.
+fn counted(before: &str) -> bool {
+    before.trim_end().ends_with(|c: char| c.is_ascii_digit())
 }
 
 /// What a word before a full stop looks like.
@@ -190,7 +206,7 @@ enum Shape {
 }
 
 fn shape(word: &str) -> Shape {
-    let mut parts = word.split(['.', '-']).map(|part| part.chars().count());
+    let mut parts = word.split(['.', '-']).map(|part| part.chars().count()).filter(|length| *length > 0);
     let mut letters = word.chars().filter(|c| !matches!(c, '.' | '-'));
     let (first, others) = (letters.next(), letters.next());
     match first {
@@ -200,7 +216,7 @@ fn shape(word: &str) -> Shape {
             Shape::Number { short: word.len() <= 2 }
         }
         Some(first)
-            if first.is_alphabetic() && word.contains('.') && parts.all(|part| (1..=2).contains(&part)) =>
+            if first.is_alphabetic() && word.contains('.') && parts.all(|length| length <= 2) =>
         {
             Shape::Dotted
         }
