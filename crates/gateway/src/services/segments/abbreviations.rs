@@ -74,7 +74,8 @@ const LISTS: [Lists; 13] = [
             Adm Supt Insp Det St Sts Ste Mt Mts Ft Pt Pte Pvt Asst Assoc Amb Atty Dept vs viz cf approx e.g i.e eg
             ie ca al esp resp incl excl aka Mlle Mme Msgr Sr Sra",
         before_number: "no nos nr p pp vol vols ch chap sec sect fig figs eq eqs ex art par para ver v Jan Feb Mar Apr Jun Jul
-            Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min",
+            Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min
+            ft lb lbs oz yd hr hrs",
         before_name: "Jr Inc Ltd Co Corp Bros Ave Blvd Rd Hwy Pl Sq Univ Assn Ph.D M.D B.A M.A B.Sc M.Sc Mon Tue Tues Wed Thu
             Thur Thurs Fri Sat Calif Mass Fla Tex Ariz Conn Mich Minn Penn Wash etc Est a.m p.m am pm",
         starters: "The A An This That These Those He She It We They You I There Here His Her Its Our Their My Your In On At
@@ -87,7 +88,7 @@ const LISTS: [Lists; 13] = [
     Lists {
         code: "pt",
         before_anything: "Sr Sra Srs Sras Srta Srtas Sr.ª Dr Dra Drs Dras Prof Profa Profs Profas Prof.ª Eng Enga Arq Adv Pe
-            Fr Ir D Dom Sto Sta Av R Al Pç Pça Trav Tv Rod Estr Jd Gen Cel Cap Ten Sgt Maj Alm Brig Exmo Exma Ilmo Ilma
+            Fr Ir D Dom Sto Sta Av R Al Pq Pç Pça Trav Tv Rod Estr Jd Gen Cel Cap Ten Sgt Maj Alm Brig Exmo Exma Ilmo Ilma
             Rev Revmo Mons Ex Exa Exas V.Exa S.Exa Sr.a p.ex i.e e.g vs cf obs ref aprox apto ap bl tel cx séc fig",
         before_number: "n nº n.º nr no núm p pp pg pag pág págs vol vols cap caps art arts inc par séc figs ed v jan fev mar abr
             mai jun jul ago set out nov dez km máx mín lt qd",

@@ -88,7 +88,7 @@ fn is_address(word: &str) -> bool {
 }
 
 /// Signs that readers see rather than read: alone they are kept, also where they touch a word.
-fn is_picture(c: char) -> bool {
+pub fn is_picture(c: char) -> bool {
     matches!(c,
         '•' | '‣' | '⁃' | '·' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{fe0f}' | '\u{20e3}' | 'ℹ'
         | '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{23ff}' | '\u{2460}'..='\u{27bf}' | '\u{2900}'..='\u{297f}'

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::abbreviations::Abbreviations;
+use super::{abbreviations::Abbreviations, kept::is_picture};
 
 /// Quotations and brackets up to this length stay whole, whatever they hold; longer ones are rather paragraphs in themselves.
 const WHOLE_QUOTATION_BYTES: usize = 240;
@@ -86,33 +86,14 @@ fn next_marks(line: &str, from: usize) -> Option<Range<usize>> {
     Some(start..start + rest.find(|c| !is_mark(c)).unwrap_or(rest.len()))
 }
 
-/// How many bytes after a mark belong to its sentence: closing quotes and brackets, the ends of mark-up, and the numbers of
-/// footnotes.
+/// Quotes, brackets and ends of mark-up.
+const CLOSERS: &str = "\"'”’»›)]}）」』】》〉*_~";
+
+/// How many bytes after a mark belong to its sentence: what closes it, emoji, and the numbers of footnotes.
 fn closers(after: &str) -> usize {
     let mut rest = after;
     loop {
-        let trimmed = rest.trim_start_matches(|c| {
-            matches!(
-                c,
-                '"' | '\''
-                    | '”'
-                    | '’'
-                    | '»'
-                    | '›'
-                    | ')'
-                    | ']'
-                    | '}'
-                    | '）'
-                    | '」'
-                    | '』'
-                    | '】'
-                    | '》'
-                    | '〉'
-                    | '*'
-                    | '_'
-                    | '~'
-            )
-        });
+        let trimmed = rest.trim_start_matches(|c| CLOSERS.contains(c) || is_picture(c));
         // It closes in German and opens in Chinese.
         let trimmed = match trimmed.strip_prefix('“') {
             Some(others) if !others.starts_with(char::is_alphanumeric) => others,
@@ -139,8 +120,15 @@ fn closers(after: &str) -> usize {
 fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbreviations) -> bool {
     let begins = next.chars().find(|c| c.is_alphanumeric());
     let goes_on =
-        next.starts_with([',', ';', ':', '，', '、', '；', '：']) || begins.is_some_and(char::is_lowercase);
-    if goes_on || !before.contains(char::is_alphanumeric) {
+        next.starts_with(|c| is_mark(c) || ",;:，、；：".contains(c)) || begins.is_some_and(char::is_lowercase);
+    // `[...]` and `(!)` say something of the words around them.
+    let is_remark = before.ends_with(['[', '(']);
+    if goes_on || is_remark || !before.contains(char::is_alphanumeric) {
+        return false;
+    }
+    let is_pause = matches!(marks, "..." | "…") || before.ends_with(". ");
+    if is_pause && next.strip_prefix('I').is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)) {
+        // The capital of "I" tells nothing.
         return false;
     }
     if marks != "." {
@@ -148,11 +136,14 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
     let opens = |c: char| !c.is_alphanumeric();
     let word = before.rsplit(char::is_whitespace).next().unwrap_or_default().trim_start_matches(opens);
+    let before_word = before[..before.len() - word.len()].trim_end();
+    // As in "l'Ing. Rossi".
+    let elided = word.rsplit(['\'', '’']).next().unwrap_or_default();
     let starts = || {
         let word = next.trim_start_matches(opens).unicode_words().next();
         word.is_some_and(|word| abbreviations.starts_sentence(word))
     };
-    if abbreviations.is_before_anything(word) {
+    if abbreviations.is_before_anything(word) || abbreviations.is_before_anything(elided) {
         return false;
     }
     if abbreviations.is_before_number(word) && begins.is_some_and(char::is_numeric) {
@@ -160,15 +151,14 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
     match shape(word) {
         // "So do I." has a word before, "I. Newton" has none or a name.
-        Shape::Initial => {
-            word == "I"
-                && before[..before.len() - word.len()].trim_end().ends_with(char::is_lowercase)
-                && starts()
+        Shape::Initial => word == "I" && before_word.ends_with(char::is_lowercase) && starts(),
+        // "At 9 h." ends with a unit, "9 n. Chr." does not.
+        Shape::Dotted => {
+            let is_unit = matches!(word, "h" | "m" | "g" | "l" | "s");
+            starts() || is_unit && before_word.ends_with(|c: char| c.is_ascii_digit())
         }
-        // "At 9 h." has a unit, "z. B." an abbreviation.
-        Shape::Dotted => starts() || counted(&before[..before.len() - word.len()]) && !word.contains('.'),
         Shape::Number { short } => {
-            let is_first = before.len() == word.len();
+            let is_first = before_word.is_empty();
             !short || !is_first && (!abbreviations.has_ordinals() || starts())
         }
         Shape::Roman if abbreviations.has_ordinals() => starts(),
@@ -183,11 +173,6 @@ fn tells_who_spoke(next: &str) -> bool {
     let clause = end.map_or("", |(end, _)| &next[..end]);
     let verbs = ['说', '說', '问', '問', '喊', '叫', '道'];
     next.starts_with('と') || clause.ends_with(verbs) && !clause.ends_with("知道")
-}
-
-/// True when the last word is a number.
-fn counted(before: &str) -> bool {
-    before.trim_end().ends_with(|c: char| c.is_ascii_digit())
 }
 
 /// What a word before a full stop looks like.
@@ -255,6 +240,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
             '）' if is_open('（') => Some('（'),
             '」' if is_open('「') => Some('「'),
             '』' if is_open('『') => Some('『'),
+            '》' if is_open('《') => Some('《'),
             _ => None,
         };
         if let Some(mark) = closed {
@@ -271,7 +257,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
         } else if match c {
             '"' | '»' | '`' => begins,
             '\'' | '‘' => single_begins,
-            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' => true,
+            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' | '《' => true,
             _ => false,
         } {
             open.push((c, at));
