@@ -3,12 +3,13 @@
 //! A word is listed without its last full stop. In lower case it stands for every spelling of it, otherwise for itself and
 //! for all capitals.
 
-/// The lists that hold for a text.
-#[derive(Debug, Clone)]
-pub struct Abbreviations(Vec<&'static Lists>);
+use std::{collections::HashSet, sync::LazyLock};
 
-/// Of one language.
+/// The words that hold for a text.
 #[derive(Debug)]
+pub struct Abbreviations(Vec<&'static Words>);
+
+/// As they are written here.
 struct Lists {
     /// As `textgen-languages` has it.
     code: &'static str,
@@ -24,47 +25,83 @@ struct Lists {
     ordinals: bool,
 }
 
+/// As they are looked up.
+#[derive(Debug)]
+struct Words {
+    code: &'static str,
+    before_anything: Spellings,
+    before_number: Spellings,
+    before_name: Spellings,
+    starters: HashSet<&'static str>,
+    ordinals: bool,
+}
+
+#[derive(Debug)]
+struct Spellings {
+    whole: HashSet<String>,
+    ends: Vec<&'static str>,
+}
+
+static WORDS: LazyLock<Vec<Words>> = LazyLock::new(|| {
+    let words = |lists: &Lists| Words {
+        code: lists.code,
+        before_anything: Spellings::of(lists.before_anything),
+        before_number: Spellings::of(lists.before_number),
+        before_name: Spellings::of(lists.before_name),
+        starters: lists.starters.split_whitespace().collect(),
+        ordinals: lists.ordinals,
+    };
+    LISTS.iter().map(words).collect()
+});
+
+impl Spellings {
+    fn of(list: &'static str) -> Self {
+        let words = || list.split_whitespace();
+        let whole = words().flat_map(|word| [word.to_owned(), word.to_uppercase()]).collect();
+        Self { whole, ends: words().filter_map(|word| word.strip_prefix('-')).collect() }
+    }
+
+    fn has(&self, word: &str) -> bool {
+        let lower = word.to_lowercase();
+        self.whole.contains(word)
+            || self.whole.contains(&lower)
+            || self.ends.iter().any(|end| lower.ends_with(end))
+    }
+}
+
 impl Abbreviations {
     /// Of the language with this code. Where it is not known or has no lists, the English and the Russian ones: their letters
     /// are not the same.
     pub fn of(language: Option<&str>) -> Self {
-        let of = |code: &str| LISTS.iter().find(|lists| lists.code == code);
+        let of = |code: &str| WORDS.iter().find(|words| words.code == code);
         let own = language.and_then(|code| code.split('-').next()).and_then(of);
         Self(own.map_or_else(|| ["en", "ru"].into_iter().filter_map(of).collect(), |own| vec![own]))
     }
 
     /// True when the word never ends a sentence.
     pub fn is_before_anything(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_anything, word))
+        self.0.iter().any(|words| words.before_anything.has(word))
     }
 
     /// True when the word does not end a sentence where a number follows.
     pub fn is_before_number(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_number, word))
+        self.0.iter().any(|words| words.before_number.has(word))
     }
 
     /// True when the word ends a sentence only where a starter follows.
     pub fn is_before_name(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_name, word))
+        self.0.iter().any(|words| words.before_name.has(word))
     }
 
     /// True when the word, as it is written, begins a sentence.
     pub fn starts_sentence(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| lists.starters.split_whitespace().any(|starter| starter == word))
+        self.0.iter().any(|words| words.starters.contains(word))
     }
 
     /// True when a number with a full stop is an ordinal number.
     pub fn has_ordinals(&self) -> bool {
-        self.0.iter().any(|lists| lists.ordinals)
+        self.0.iter().any(|words| words.ordinals)
     }
-}
-
-fn is_listed(list: &str, word: &str) -> bool {
-    let lower = word.to_lowercase();
-    list.split_whitespace().any(|entry| match entry.strip_prefix('-') {
-        Some(end) => lower.ends_with(end),
-        None => entry == word || entry == lower || entry.to_uppercase() == word,
-    })
 }
 
 const LISTS: [Lists; 13] = [

@@ -12,6 +12,12 @@ use super::{abbreviations::Abbreviations, kept::is_picture};
 /// Quotations and brackets up to this length stay whole, whatever they hold; longer ones are rather paragraphs in themselves.
 const WHOLE_QUOTATION_BYTES: usize = 240;
 
+/// How many that are open are looked at.
+const DEEPEST: usize = 16;
+
+/// How far the next word is looked for.
+const AHEAD_CHARS: usize = 64;
+
 /// The sentences of a line, in order, without the blanks between them.
 pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
     let quotations = quotations(line);
@@ -118,12 +124,14 @@ fn closers(after: &str) -> usize {
 
 /// True when a sentence ends with `marks` after `before`, which is the sentence so far, and another begins with `next`.
 fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbreviations) -> bool {
-    let begins = next.chars().find(|c| c.is_alphanumeric());
-    let goes_on =
-        next.starts_with(|c| is_mark(c) || ",;:，、；：".contains(c)) || begins.is_some_and(char::is_lowercase);
+    let goes_on = next.starts_with(|c| is_mark(c) || ",;:，、；：".contains(c));
     // `[...]` and `(!)` say something of the words around them.
     let is_remark = before.ends_with(['[', '(']);
     if goes_on || is_remark || !before.contains(char::is_alphanumeric) {
+        return false;
+    }
+    let begins = next.chars().take(AHEAD_CHARS).find(|c| c.is_alphanumeric());
+    if begins.is_some_and(char::is_lowercase) {
         return false;
     }
     let is_pause = matches!(marks, "..." | "…") || before.ends_with(". ");
@@ -200,9 +208,7 @@ fn shape(word: &str) -> Shape {
         Some(first) if first.is_ascii_digit() && word.bytes().all(|byte| byte.is_ascii_digit()) => {
             Shape::Number { short: word.len() <= 2 }
         }
-        Some(first)
-            if first.is_alphabetic() && word.contains('.') && parts.all(|length| length <= 2) =>
-        {
+        Some(first) if first.is_alphabetic() && word.contains('.') && parts.all(|length| length <= 2) => {
             Shape::Dotted
         }
         Some(_) if word.chars().all(|c| matches!(c, 'I' | 'V' | 'X' | 'L' | 'C')) => Shape::Roman,
@@ -225,7 +231,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
         // The same as an apostrophe: a quotation of its own begins with a capital and ends with a mark.
         let single_begins = begins && next.is_some_and(char::is_uppercase);
         let single_closes = before.is_some_and(|before| is_mark(before) || before == ',');
-        let is_open = |mark: char| open.iter().any(|(open, _)| *open == mark);
+        let is_open = |mark: char| open.iter().rev().take(DEEPEST).any(|(open, _)| *open == mark);
         let closed = match c {
             '"' if is_open(c) && closes => Some(c),
             '`' if is_open(c) => Some(c),

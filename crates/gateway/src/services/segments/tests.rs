@@ -67,6 +67,10 @@ fn marks_at_the_ends_are_kept_around_a_segment() {
         "-⟦Who is there?⟧ ⟦-Me.⟧",
         "♪ ⟦La la la⟧ ♪",
         "// ⟦Returns the sum.⟧",
+        "⟦It is true.⟧[1] ⟦It is old.⟧[2][30]",
+        "⟦From: Ann Lee⟧ <ann@example.com>",
+        "⟦Website:⟧ https://example.com/?a=b",
+        "⟦The dog runs.⟧😀 ⟦The cat sleeps.⟧😴",
         "- [ ] ⟦Buy milk.⟧ ⟦Call Ann.⟧",
         "1. [x] ⟦Done⟧",
         "1. ⟦Item⟧",
@@ -138,6 +142,7 @@ fn what_has_no_words_is_kept_whole() {
         "12:30 - 14:00",
         "(1) 50 %",
         "$ 5,000.00",
+        "R$ 12,50 / US$3",
         "?!",
         "...",
         "00:00:04,000 --> 00:00:06,000",
@@ -198,9 +203,8 @@ fn blanks_between_sentences_follow_the_language() {
 
 #[test]
 fn a_paragraph_stays_whole_while_it_fits() {
-    let cut = |max_bytes| {
-        split("One here. Two there! And three?\nFour.", None, SegmentKind::Paragraph, max_bytes)
-    };
+    let cut =
+        |max_bytes| split("One here. Two there! And three?\nFour.", None, SegmentKind::Paragraph, max_bytes);
     assert_eq!(texts(&cut(100)), ["One here. Two there! And three?", "Four."]);
     assert_eq!(texts(&cut(22)), ["One here. Two there!", "And three?", "Four."]);
 }
@@ -228,6 +232,57 @@ fn blanks_alone_are_no_work() {
     for text in ["", " \n\t ", "\n", "\u{3000}"] {
         let segments = split(text, None, SegmentKind::Sentence, 100);
         assert_eq!((segments.before.as_str(), segments.list.len()), (text, 0));
+    }
+}
+
+/// Rules that look back or ahead must not do so for each character of a long text.
+#[test]
+fn long_texts_of_one_kind_are_cut() {
+    let size = 100_000;
+    for part in [
+        "A. ",
+        ". ",
+        "! - ",
+        "1. ",
+        "a.",
+        "(",
+        "([",
+        "(])",
+        "\"",
+        "\" a",
+        "'A.' ",
+        "“",
+        "😀 ",
+        "- ",
+        "> ",
+        "| ",
+        "a | ",
+        "```\n",
+        "```a\n",
+        "~~~~~\n",
+        "[a](b) ",
+        "[",
+        "![",
+        "<i>",
+        "**a ",
+        "`",
+        "https://a.b/ ",
+        "a@b.",
+        "a:",
+        "。",
+        "今",
+        "“好。",
+        "a\t",
+        "  ",
+        "a  ",
+        "[1]",
+        "A.[1]",
+        "x",
+    ] {
+        let text = part.repeat(size / part.len()) + "x";
+        for kind in [SegmentKind::Sentence, SegmentKind::Paragraph] {
+            assert_eq!(same(&split(&text, None, kind, 480)), text);
+        }
     }
 }
 
