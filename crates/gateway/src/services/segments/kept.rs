@@ -243,9 +243,8 @@ fn check_box(text: &str) -> usize {
 /// `1.`, `2)`, `(3)`, `4.1.`, `a)`, `b.`, `iv.`, `5、`.
 fn numbering(text: &str, abbreviations: &Abbreviations) -> usize {
     let marker = text.split(char::is_whitespace).next().unwrap_or_default();
-    if let Some((number, _)) = text.split_once('、')
-        && is_number(number)
-    {
+    let number = marker.split('、').next().unwrap_or_default();
+    if number.len() < marker.len() && is_number(number) {
         return number.len() + '、'.len_utf8();
     }
     let is_short = |label: &str| {

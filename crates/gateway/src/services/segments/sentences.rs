@@ -24,12 +24,14 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
     let mut quotations = quotations.iter().peekable();
     let mut sentences = Vec::new();
     let mut item = Item::default();
+    let mut has_word = false;
     let mut start = 0;
     let mut from = 0;
     while let Some(marks) = next_marks(line, from) {
         let end = marks.end + closers(&line[marks.end..]);
         let rest = &line[end..];
         let next = rest.trim_start();
+        has_word |= line[from..marks.start].contains(char::is_alphanumeric);
         from = end;
         while quotations.next_if(|quotation| quotation.end < end).is_some() {}
         let quoted =
@@ -40,11 +42,12 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
         let before = &line[start..marks.start];
         let counts = run == "." && item.is_next(before);
         let spoken = marks.end < end && next.len() == rest.len() && tells_who_spoke(next);
-        let goes_on = quoted || counts || spoken || next.is_empty();
+        let goes_on = !has_word || quoted || counts || spoken || next.is_empty();
         if parted && !goes_on && ends_sentence(before, run, next, abbreviations) {
             sentences.push(start..end);
             start = line.len() - next.len();
             from = start;
+            has_word = false;
         }
     }
     if start < line.len() {
@@ -127,7 +130,7 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     let goes_on = next.starts_with(|c| is_mark(c) || ",;:，、；：".contains(c));
     // `[...]` and `(!)` say something of the words around them.
     let is_remark = before.ends_with(['[', '(']);
-    if goes_on || is_remark || !before.contains(char::is_alphanumeric) {
+    if goes_on || is_remark {
         return false;
     }
     let begins = next.chars().take(AHEAD_CHARS).find(|c| c.is_alphanumeric());
