@@ -3,12 +3,13 @@
 //! A word is listed without its last full stop. In lower case it stands for every spelling of it, otherwise for itself and
 //! for all capitals.
 
-/// The lists that hold for a text.
-#[derive(Debug, Clone)]
-pub struct Abbreviations(Vec<&'static Lists>);
+use std::{collections::HashSet, sync::LazyLock};
 
-/// Of one language.
+/// The words that hold for a text.
 #[derive(Debug)]
+pub struct Abbreviations(Vec<&'static Words>);
+
+/// As they are written here.
 struct Lists {
     /// As `textgen-languages` has it.
     code: &'static str,
@@ -24,47 +25,83 @@ struct Lists {
     ordinals: bool,
 }
 
+/// As they are looked up.
+#[derive(Debug)]
+struct Words {
+    code: &'static str,
+    before_anything: Spellings,
+    before_number: Spellings,
+    before_name: Spellings,
+    starters: HashSet<&'static str>,
+    ordinals: bool,
+}
+
+#[derive(Debug)]
+struct Spellings {
+    whole: HashSet<String>,
+    ends: Vec<&'static str>,
+}
+
+static WORDS: LazyLock<Vec<Words>> = LazyLock::new(|| {
+    let words = |lists: &Lists| Words {
+        code: lists.code,
+        before_anything: Spellings::of(lists.before_anything),
+        before_number: Spellings::of(lists.before_number),
+        before_name: Spellings::of(lists.before_name),
+        starters: lists.starters.split_whitespace().collect(),
+        ordinals: lists.ordinals,
+    };
+    LISTS.iter().map(words).collect()
+});
+
+impl Spellings {
+    fn of(list: &'static str) -> Self {
+        let words = || list.split_whitespace();
+        let whole = words().flat_map(|word| [word.to_owned(), word.to_uppercase()]).collect();
+        Self { whole, ends: words().filter_map(|word| word.strip_prefix('-')).collect() }
+    }
+
+    fn has(&self, word: &str) -> bool {
+        let lower = word.to_lowercase();
+        self.whole.contains(word)
+            || self.whole.contains(&lower)
+            || self.ends.iter().any(|end| lower.ends_with(end))
+    }
+}
+
 impl Abbreviations {
     /// Of the language with this code. Where it is not known or has no lists, the English and the Russian ones: their letters
     /// are not the same.
     pub fn of(language: Option<&str>) -> Self {
-        let of = |code: &str| LISTS.iter().find(|lists| lists.code == code);
+        let of = |code: &str| WORDS.iter().find(|words| words.code == code);
         let own = language.and_then(|code| code.split('-').next()).and_then(of);
         Self(own.map_or_else(|| ["en", "ru"].into_iter().filter_map(of).collect(), |own| vec![own]))
     }
 
     /// True when the word never ends a sentence.
     pub fn is_before_anything(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_anything, word))
+        self.0.iter().any(|words| words.before_anything.has(word))
     }
 
     /// True when the word does not end a sentence where a number follows.
     pub fn is_before_number(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_number, word))
+        self.0.iter().any(|words| words.before_number.has(word))
     }
 
     /// True when the word ends a sentence only where a starter follows.
     pub fn is_before_name(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| is_listed(lists.before_name, word))
+        self.0.iter().any(|words| words.before_name.has(word))
     }
 
     /// True when the word, as it is written, begins a sentence.
     pub fn starts_sentence(&self, word: &str) -> bool {
-        self.0.iter().any(|lists| lists.starters.split_whitespace().any(|starter| starter == word))
+        self.0.iter().any(|words| words.starters.contains(word))
     }
 
     /// True when a number with a full stop is an ordinal number.
     pub fn has_ordinals(&self) -> bool {
-        self.0.iter().any(|lists| lists.ordinals)
+        self.0.iter().any(|words| words.ordinals)
     }
-}
-
-fn is_listed(list: &str, word: &str) -> bool {
-    let lower = word.to_lowercase();
-    list.split_whitespace().any(|entry| match entry.strip_prefix('-') {
-        Some(end) => lower.ends_with(end),
-        None => entry == word || entry == lower || entry.to_uppercase() == word,
-    })
 }
 
 const LISTS: [Lists; 13] = [
@@ -74,7 +111,8 @@ const LISTS: [Lists; 13] = [
             Adm Supt Insp Det St Sts Ste Mt Mts Ft Pt Pte Pvt Asst Assoc Amb Atty Dept vs viz cf approx e.g i.e eg
             ie ca al esp resp incl excl aka Mlle Mme Msgr Sr Sra",
         before_number: "no nos nr p pp vol vols ch chap sec sect fig figs eq eqs ex art par para ver v Jan Feb Mar Apr Jun Jul
-            Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min",
+            Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min
+            ft lb lbs oz yd hr hrs",
         before_name: "Jr Inc Ltd Co Corp Bros Ave Blvd Rd Hwy Pl Sq Univ Assn Ph.D M.D B.A M.A B.Sc M.Sc Mon Tue Tues Wed Thu
             Thur Thurs Fri Sat Calif Mass Fla Tex Ariz Conn Mich Minn Penn Wash etc Est a.m p.m am pm",
         starters: "The A An This That These Those He She It We They You I There Here His Her Its Our Their My Your In On At
@@ -87,7 +125,7 @@ const LISTS: [Lists; 13] = [
     Lists {
         code: "pt",
         before_anything: "Sr Sra Srs Sras Srta Srtas Sr.ª Dr Dra Drs Dras Prof Profa Profs Profas Prof.ª Eng Enga Arq Adv Pe
-            Fr Ir D Dom Sto Sta Av R Al Pç Pça Trav Tv Rod Estr Jd Gen Cel Cap Ten Sgt Maj Alm Brig Exmo Exma Ilmo Ilma
+            Fr Ir D Dom Sto Sta Av R Al Pq Pç Pça Trav Tv Rod Estr Jd Gen Cel Cap Ten Sgt Maj Alm Brig Exmo Exma Ilmo Ilma
             Rev Revmo Mons Ex Exa Exas V.Exa S.Exa Sr.a p.ex i.e e.g vs cf obs ref aprox apto ap bl tel cx séc fig",
         before_number: "n nº n.º nr no núm p pp pg pag pág págs vol vols cap caps art arts inc par séc figs ed v jan fev mar abr
             mai jun jul ago set out nov dez km máx mín lt qd",
@@ -113,7 +151,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "fr",
-        before_anything: "M MM Mr Mme Mmes Mlle Mlles Me Mgr Dr Drs Pr Prof St Ste Gén Cdt Cne Lt Adj Av Bd Boul Pl Fg Chem ex
+        before_anything: "M MM Mr Mme Mmes Mlle Mlles Me Mgr Dr Drs Pr Prof St Ste Gén Cdt Cne Lt Adj av Bd Boul Pl Fg Chem ex
             p.ex c.-à-d env cf vs réf tél",
         before_number: "no n nº p pp vol chap art fig figs al éd t janv févr avr juil sept oct nov déc av apr max min",
         before_name: "Cie Inc Ltée S.A etc J.-C",
@@ -161,7 +199,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "ru",
-        before_anything: "г-н г-жа гг г им пр просп ул пер пл наб бул д кв корп стр обл р-н пос дер с св о акад проф доц канд инж ген
+        before_anything: "г-н г-жа гг им пр просп ул пер пл наб бул д кв корп стр обл р-н пос дер с св о акад проф доц канд инж ген
             полк подп кап лейт серж тов гр напр т.е т.к т.н т.ч др.-греч см ср англ нем фр лат греч рус ок",
         before_number: "№ рис табл гл п пп ст ч т тт вып янв февр мар апр июн июл авг сент окт нояб дек тел прим вт",
         before_name: "руб коп тыс млн млрд др проч пр т.д т.п н.э л вв в гг г",
@@ -187,7 +225,7 @@ const LISTS: [Lists; 13] = [
         before_number: "nr nry s str t tom rozdz art ust pkt poz rys tab r stycz lut mar kwiet czerw lip sierp wrzes paźdz list grud
             tel maks min",
         before_name: "itd itp etc n.e r w zł gr tys mln mld",
-        starters: "On Ona Ono Oni One Ja Ty My Wy To Ten Ta Te Ci Ale I A Lub Albo Jednak Dlatego Potem Następnie Wtedy Tak Także Kiedy
+        starters: "Przedtem On Ona Ono Oni One Ja Ty My Wy To Ten Ta Te Ci Ale I A Lub Albo Jednak Dlatego Potem Następnie Wtedy Tak Także Kiedy
             Gdy Gdzie Jak Dlaczego Ponieważ Jeśli Chociaż Po Przed W We Na Z Ze Do Od Dla Bez Przy O U Za Nie Dziś
             Dzisiaj Wczoraj Jutro Teraz Już Jeszcze Wszyscy Każdy Wiele Jego Jej Ich Nasz Mój Tam Tu Co Kto",
         ordinals: true,
@@ -197,7 +235,7 @@ const LISTS: [Lists; 13] = [
         before_anything: "p pí sl dr prof doc ing mgr bc judr mudr phdr rndr st sv gen plk mjr kpt ul nám tř tzv tzn např resp popř
             mj aj cca viz srov",
         before_number: "č čís s str sv kap odst obr tab roč led ún břez dub květ červ srp září říj list pros tel max min",
-        before_name: "atd apod s.r.o a.s n.l r tis mil mld Kč",
+        before_name: "atd apod s.r.o a.s n.l r tis mil mld",
         starters: "On Ona Ono Oni Já Ty My Vy To Ten Ta Ti Ale A I Nebo Však Proto Potom Pak Tehdy Tak Také Když Kde Jak Proč Protože
             Pokud Ačkoli Po Před V Ve Na S Se Z Ze Do Od Pro Bez Při O U Za Ne Dnes Včera Zítra Nyní Už Ještě Všichni
             Každý Mnoho Jeho Její Jejich Náš Můj Tam Tady Co Kdo",

@@ -27,13 +27,15 @@ pub fn core(
         core.shrink(markers(core.text, abbreviations), 0);
     }
     while has_words(core.text) {
-        match (front_mark(core.text), back_mark(core.text)) {
-            (0, 0) => match wrapping(core.text) {
-                (0, 0) => return Some(core.start..core.start + core.text.len()),
-                (front, back) => core.shrink(front, back),
-            },
-            (front, back) => core.shrink(front, back),
+        let front = front_marks(core.text);
+        let (front, back) = match back_marks(&core.text[front..]) {
+            0 if front == 0 => wrapping(core.text),
+            back => (front, back),
+        };
+        if (front, back) == (0, 0) {
+            return Some(core.start..core.start + core.text.len());
         }
+        core.shrink(front, back);
     }
     None
 }
@@ -58,7 +60,15 @@ fn has_words(text: &str) -> bool {
     let is_code = || {
         text.strip_prefix('`').and_then(|text| text.strip_suffix('`')).is_some_and(|code| !code.contains('`'))
     };
-    text.split_whitespace().any(|word| word.contains(is_letter) && !is_address(word)) && !is_code()
+    text.split_whitespace().any(|word| word.contains(is_letter) && !is_address(word) && !is_amount(word))
+        && !is_code()
+}
+
+/// True for `R$12,50`, whose letters are of the currency.
+fn is_amount(word: &str) -> bool {
+    word.split_once('$').is_some_and(|(country, amount)| {
+        country.chars().all(|c| c.is_ascii_uppercase()) && !amount.contains(is_letter)
+    })
 }
 
 /// Signs that are letters to Unicode, but for what they look like, are none.
@@ -88,7 +98,7 @@ fn is_address(word: &str) -> bool {
 }
 
 /// Signs that readers see rather than read: alone they are kept, also where they touch a word.
-fn is_picture(c: char) -> bool {
+pub fn is_picture(c: char) -> bool {
     matches!(c,
         '•' | '‣' | '⁃' | '·' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{fe0f}' | '\u{20e3}' | 'ℹ'
         | '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{23ff}' | '\u{2460}'..='\u{27bf}' | '\u{2900}'..='\u{297f}'
@@ -100,27 +110,54 @@ fn is_mark(word: &str) -> bool {
     let is_sign = |c: char| {
         is_picture(c)
             || matches!(c, '#' | '*' | '-' | '+' | '>' | '<' | '=' | '~' | '^' | '_' | '|' | '/' | '\\')
-            || matches!(c, '‐'..='―' | '−' | '©' | '®' | '†' | '‡' | '※' | '★' | '〜' | '～' | '・')
+            || matches!(c, '‐'..='―' | '−' | '©' | '®' | '†' | '‡' | '※' | '〜' | '～' | '・')
     };
     let is_keycap = || word.ends_with('\u{20e3}');
     word.chars().all(is_sign) || is_keycap()
 }
 
 /// Bytes at the front that are marks.
-fn front_mark(text: &str) -> usize {
-    let first = text.split_whitespace().next().unwrap_or_default();
-    if is_mark(first) {
-        return first.len();
+fn front_marks(text: &str) -> usize {
+    let mut rest = text;
+    loop {
+        let word = rest.split_whitespace().next().unwrap_or_default();
+        let marks =
+            if is_mark(word) { word.len() } else { rest.len() - rest.trim_start_matches(is_picture).len() };
+        if marks == 0 {
+            break;
+        }
+        rest = rest[marks..].trim_start();
     }
-    let pictures = text.len() - text.trim_start_matches(is_picture).len();
     // The `!` of an image: a model would put a blank after it.
-    if pictures == 0 && text.starts_with("![") { 1 } else { pictures }
+    text.len() - rest.strip_prefix('!').filter(|image| image.starts_with('[')).unwrap_or(rest).len()
 }
 
-/// Bytes at the back that are marks.
-fn back_mark(text: &str) -> usize {
-    let last = text.rsplit(char::is_whitespace).next().unwrap_or_default();
-    if is_mark(last) { last.len() } else { text.len() - text.trim_end_matches(is_picture).len() }
+/// Bytes at the back that are marks, the numbers of footnotes, or an address that is set apart.
+fn back_marks(text: &str) -> usize {
+    let mut rest = text;
+    loop {
+        let word = rest.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let before = rest[..rest.len() - word.len()].trim_end();
+        let stands_apart = || word.starts_with('<') && word.ends_with('>') || before.ends_with([':', '：']);
+        let marks = if is_mark(word) || is_address(word) && stands_apart() {
+            word.len()
+        } else {
+            let note = note_at_end(rest);
+            if note > 0 { note } else { rest.len() - rest.trim_end_matches(is_picture).len() }
+        };
+        if marks == 0 {
+            return text.len() - rest.len();
+        }
+        rest = rest[..rest.len() - marks].trim_end();
+    }
+}
+
+/// Bytes of `[12]` after a full stop.
+fn note_at_end(text: &str) -> usize {
+    let Some((before, number)) = text.strip_suffix(']').and_then(|text| text.rsplit_once('[')) else {
+        return 0;
+    };
+    if is_number(number) && before.ends_with(['.', '!', '?', ']']) { number.len() + 2 } else { 0 }
 }
 
 /// Bytes at both ends of mark-up that holds all of the text: a Markdown link or image, emphasis, a pair of tags.
@@ -175,21 +212,18 @@ fn markers(text: &str, abbreviations: &Abbreviations) -> usize {
     let mut rest = text;
     let mut is_item = false;
     loop {
-        let quotes = rest.len() - rest.trim_start_matches('>').len();
-        let found =
-            [quotes, front_mark(rest), dash(rest), numbering(rest, abbreviations), check_box(rest, is_item)]
-                .into_iter()
-                .find(|&found| found > 0);
-        match found {
-            Some(found) => {
-                is_item = true;
-                rest = rest[found..].trim_start();
-            }
-            None => return text.len() - rest.len(),
-        }
-        if rest.is_empty() {
-            return text.len();
-        }
+        let rules: [&dyn Fn() -> usize; 5] = [
+            &|| front_marks(rest),
+            &|| rest.len() - rest.trim_start_matches('>').len(),
+            &|| dash(rest),
+            &|| numbering(rest, abbreviations),
+            &|| if is_item { check_box(rest) } else { 0 },
+        ];
+        let Some(found) = rules.iter().map(|rule| rule()).find(|found| *found > 0) else {
+            return text.len() - rest.len();
+        };
+        is_item = true;
+        rest = rest[found..].trim_start();
     }
 }
 
@@ -202,17 +236,15 @@ fn dash(text: &str) -> usize {
 }
 
 /// `[ ]` and `[x]` after the marker of a list.
-fn check_box(text: &str, is_item: bool) -> usize {
-    let is_box = ["[ ] ", "[x] ", "[X] "].iter().any(|filled| text.starts_with(filled));
-    if is_item && is_box { 3 } else { 0 }
+fn check_box(text: &str) -> usize {
+    if ["[ ] ", "[x] ", "[X] "].iter().any(|filled| text.starts_with(filled)) { 3 } else { 0 }
 }
 
 /// `1.`, `2)`, `(3)`, `4.1.`, `a)`, `b.`, `iv.`, `5、`.
 fn numbering(text: &str, abbreviations: &Abbreviations) -> usize {
     let marker = text.split(char::is_whitespace).next().unwrap_or_default();
-    if let Some((number, _)) = text.split_once('、')
-        && is_number(number)
-    {
+    let number = marker.split('、').next().unwrap_or_default();
+    if number.len() < marker.len() && is_number(number) {
         return number.len() + '、'.len_utf8();
     }
     let is_short = |label: &str| {

@@ -153,18 +153,14 @@ fn push_fitting(
     max_bytes: usize,
     abbreviations: &Abbreviations,
 ) {
-    let mut rest = kept::core(text, range, Place::Sentence, abbreviations);
-    while let Some(core) = rest.take() {
-        if core.len() <= max_bytes {
-            pieces.push(Piece { range: core, goes_on: true });
-            return;
-        }
-        let cut = core.start + break_before(&text[core.clone()], max_bytes);
-        pieces.extend(
-            kept::core(text, core.start..cut, Place::Sentence, abbreviations)
-                .map(|range| Piece { range, goes_on: true }),
-        );
-        rest = kept::core(text, cut..core.end, Place::Sentence, abbreviations);
+    let core = |range| kept::core(text, range, Place::Sentence, abbreviations);
+    let Some(mut rest) = core(range) else { return };
+    while !rest.is_empty() {
+        let left = &text[rest.clone()];
+        let fits = left.len() <= max_bytes;
+        let end = if fits { rest.end } else { rest.start + break_before(left, max_bytes) };
+        pieces.extend(core(rest.start..end).map(|range| Piece { range, goes_on: true }));
+        rest.start = rest.end - text[end..rest.end].trim_start().len();
     }
 }
 

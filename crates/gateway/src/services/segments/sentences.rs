@@ -7,10 +7,16 @@ use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::abbreviations::Abbreviations;
+use super::{abbreviations::Abbreviations, kept::is_picture};
 
 /// Quotations and brackets up to this length stay whole, whatever they hold; longer ones are rather paragraphs in themselves.
 const WHOLE_QUOTATION_BYTES: usize = 240;
+
+/// How many that are open are looked at.
+const DEEPEST: usize = 16;
+
+/// How far the next word is looked for.
+const AHEAD_CHARS: usize = 64;
 
 /// The sentences of a line, in order, without the blanks between them.
 pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
@@ -18,12 +24,14 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
     let mut quotations = quotations.iter().peekable();
     let mut sentences = Vec::new();
     let mut item = Item::default();
+    let mut has_word = false;
     let mut start = 0;
     let mut from = 0;
     while let Some(marks) = next_marks(line, from) {
         let end = marks.end + closers(&line[marks.end..]);
         let rest = &line[end..];
         let next = rest.trim_start();
+        has_word |= line[from..marks.start].contains(char::is_alphanumeric);
         from = end;
         while quotations.next_if(|quotation| quotation.end < end).is_some() {}
         let quoted =
@@ -33,11 +41,13 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
             || run.contains(|c| !needs_blank(c)) && !next.starts_with(char::is_numeric);
         let before = &line[start..marks.start];
         let counts = run == "." && item.is_next(before);
-        if parted && !quoted && !counts && !next.is_empty() && ends_sentence(before, run, next, abbreviations)
-        {
+        let spoken = marks.end < end && next.len() == rest.len() && tells_who_spoke(next);
+        let goes_on = !has_word || quoted || counts || spoken || next.is_empty();
+        if parted && !goes_on && ends_sentence(before, run, next, abbreviations) {
             sentences.push(start..end);
             start = line.len() - next.len();
             from = start;
+            has_word = false;
         }
     }
     if start < line.len() {
@@ -85,33 +95,14 @@ fn next_marks(line: &str, from: usize) -> Option<Range<usize>> {
     Some(start..start + rest.find(|c| !is_mark(c)).unwrap_or(rest.len()))
 }
 
-/// How many bytes after a mark belong to its sentence: closing quotes and brackets, the ends of mark-up, and the numbers of
-/// footnotes.
+/// Quotes, brackets and ends of mark-up.
+const CLOSERS: &str = "\"'”’»›)]}）」』】》〉*_~";
+
+/// How many bytes after a mark belong to its sentence: what closes it, emoji, and the numbers of footnotes.
 fn closers(after: &str) -> usize {
     let mut rest = after;
     loop {
-        let trimmed = rest.trim_start_matches(|c| {
-            matches!(
-                c,
-                '"' | '\''
-                    | '”'
-                    | '’'
-                    | '»'
-                    | '›'
-                    | ')'
-                    | ']'
-                    | '}'
-                    | '）'
-                    | '」'
-                    | '』'
-                    | '】'
-                    | '》'
-                    | '〉'
-                    | '*'
-                    | '_'
-                    | '~'
-            )
-        });
+        let trimmed = rest.trim_start_matches(|c| CLOSERS.contains(c) || is_picture(c));
         // It closes in German and opens in Chinese.
         let trimmed = match trimmed.strip_prefix('“') {
             Some(others) if !others.starts_with(char::is_alphanumeric) => others,
@@ -136,10 +127,19 @@ fn closers(after: &str) -> usize {
 
 /// True when a sentence ends with `marks` after `before`, which is the sentence so far, and another begins with `next`.
 fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbreviations) -> bool {
-    let begins = next.chars().find(|c| c.is_alphanumeric());
-    let goes_on =
-        next.starts_with([',', ';', ':', '，', '、', '；', '：']) || begins.is_some_and(char::is_lowercase);
-    if goes_on || !before.contains(char::is_alphanumeric) {
+    let goes_on = next.starts_with(|c| is_mark(c) || ",;:，、；：".contains(c));
+    // `[...]` and `(!)` say something of the words around them.
+    let is_remark = before.ends_with(['[', '(']);
+    if goes_on || is_remark {
+        return false;
+    }
+    let begins = next.chars().take(AHEAD_CHARS).find(|c| c.is_alphanumeric());
+    if begins.is_some_and(char::is_lowercase) {
+        return false;
+    }
+    let is_pause = matches!(marks, "..." | "…") || before.ends_with(". ");
+    if is_pause && next.strip_prefix('I').is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)) {
+        // The capital of "I" tells nothing.
         return false;
     }
     if marks != "." {
@@ -147,11 +147,14 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
     let opens = |c: char| !c.is_alphanumeric();
     let word = before.rsplit(char::is_whitespace).next().unwrap_or_default().trim_start_matches(opens);
+    let before_word = before[..before.len() - word.len()].trim_end();
+    // As in "l'Ing. Rossi".
+    let elided = word.rsplit(['\'', '’']).next().unwrap_or_default();
     let starts = || {
         let word = next.trim_start_matches(opens).unicode_words().next();
         word.is_some_and(|word| abbreviations.starts_sentence(word))
     };
-    if abbreviations.is_before_anything(word) {
+    if abbreviations.is_before_anything(word) || abbreviations.is_before_anything(elided) {
         return false;
     }
     if abbreviations.is_before_number(word) && begins.is_some_and(char::is_numeric) {
@@ -159,19 +162,28 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
     match shape(word) {
         // "So do I." has a word before, "I. Newton" has none or a name.
-        Shape::Initial => {
-            word == "I"
-                && before[..before.len() - word.len()].trim_end().ends_with(char::is_lowercase)
-                && starts()
+        Shape::Initial => word == "I" && before_word.ends_with(char::is_lowercase) && starts(),
+        // "At 9 h." ends with a unit, "9 n. Chr." does not.
+        Shape::Dotted => {
+            let is_unit = matches!(word, "h" | "m" | "g" | "l" | "s");
+            starts() || is_unit && before_word.ends_with(|c: char| c.is_ascii_digit())
         }
-        Shape::Dotted => starts(),
         Shape::Number { short } => {
-            let is_first = before.len() == word.len();
-            !(short && (is_first || abbreviations.has_ordinals()))
+            let is_first = before_word.is_empty();
+            !short || !is_first && (!abbreviations.has_ordinals() || starts())
         }
         Shape::Roman if abbreviations.has_ordinals() => starts(),
         Shape::Roman | Shape::Other => !abbreviations.is_before_name(word) || starts(),
     }
+}
+
+/// True for what follows a quotation in Chinese and Japanese without ending its sentence: `她说。`, `と言った。`
+fn tells_who_spoke(next: &str) -> bool {
+    const LONGEST_CHARS: usize = 12;
+    let end = next.char_indices().take(LONGEST_CHARS).find(|(_, c)| is_mark(*c) || "，：,:".contains(*c));
+    let clause = end.map_or("", |(end, _)| &next[..end]);
+    let verbs = ['说', '說', '问', '問', '喊', '叫', '道'];
+    next.starts_with('と') || clause.ends_with(verbs) && !clause.ends_with("知道")
 }
 
 /// What a word before a full stop looks like.
@@ -190,7 +202,7 @@ enum Shape {
 }
 
 fn shape(word: &str) -> Shape {
-    let mut parts = word.split(['.', '-']).map(|part| part.chars().count());
+    let mut parts = word.split(['.', '-']).map(|part| part.chars().count()).filter(|length| *length > 0);
     let mut letters = word.chars().filter(|c| !matches!(c, '.' | '-'));
     let (first, others) = (letters.next(), letters.next());
     match first {
@@ -199,9 +211,7 @@ fn shape(word: &str) -> Shape {
         Some(first) if first.is_ascii_digit() && word.bytes().all(|byte| byte.is_ascii_digit()) => {
             Shape::Number { short: word.len() <= 2 }
         }
-        Some(first)
-            if first.is_alphabetic() && word.contains('.') && parts.all(|part| (1..=2).contains(&part)) =>
-        {
+        Some(first) if first.is_alphabetic() && word.contains('.') && parts.all(|length| length <= 2) => {
             Shape::Dotted
         }
         Some(_) if word.chars().all(|c| matches!(c, 'I' | 'V' | 'X' | 'L' | 'C')) => Shape::Roman,
@@ -224,7 +234,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
         // The same as an apostrophe: a quotation of its own begins with a capital and ends with a mark.
         let single_begins = begins && next.is_some_and(char::is_uppercase);
         let single_closes = before.is_some_and(|before| is_mark(before) || before == ',');
-        let is_open = |mark: char| open.iter().any(|(open, _)| *open == mark);
+        let is_open = |mark: char| open.iter().rev().take(DEEPEST).any(|(open, _)| *open == mark);
         let closed = match c {
             '"' if is_open(c) && closes => Some(c),
             '`' if is_open(c) => Some(c),
@@ -239,6 +249,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
             '）' if is_open('（') => Some('（'),
             '」' if is_open('「') => Some('「'),
             '』' if is_open('『') => Some('『'),
+            '》' if is_open('《') => Some('《'),
             _ => None,
         };
         if let Some(mark) = closed {
@@ -255,7 +266,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
         } else if match c {
             '"' | '»' | '`' => begins,
             '\'' | '‘' => single_begins,
-            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' => true,
+            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' | '《' => true,
             _ => false,
         } {
             open.push((c, at));
