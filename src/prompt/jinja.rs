@@ -38,7 +38,7 @@ pub struct Template {
     environment: Environment<'static>,
     /// As errors name it.
     name: String,
-    /// What it mentions and does not set itself.
+    /// What it mentions and does not set itself, or not before it reads it.
     variables: HashSet<String>,
 }
 
@@ -75,6 +75,7 @@ impl Template {
             .build()
             .map_err(|error| Error::internal(error.to_string()))?;
         let source = source::prepared(&source, syntax.clone());
+        let mut variables = source::read_first(&source, syntax.clone());
         environment.set_syntax(syntax);
         environment.set_undefined_behavior(if dialect.strict {
             UndefinedBehavior::Strict
@@ -91,8 +92,9 @@ impl Template {
         environment
             .add_template_owned(name.to_owned(), source)
             .map_err(|error| Error::invalid_argument(describe(&error)))?;
-        let template = environment.get_template(name);
-        let variables = template.map(|template| template.undeclared_variables(false)).unwrap_or_default();
+        if let Ok(template) = environment.get_template(name) {
+            variables.extend(template.undeclared_variables(false));
+        }
         Ok(Self { environment, name: name.to_owned(), variables })
     }
 

@@ -324,6 +324,16 @@ fn arguments_that_would_change_nothing_are_refused_by_name() {
         refused(template.check(&object(json!({name: value}))), &[&name_of]);
     }
     template.check(&object(json!({"enable_thinking": null, "add_generation_prompt": true}))).unwrap();
+    let asks = chat(
+        "{% if not a is defined %}{% set a = 1 %}{% endif %}{% set b = b or 2 %}{% for c in c %}{{ c }}{% endfor %}\
+         {% macro m(d, e=f) %}{{ d }}{{ h is defined }}{% endmacro %}{{ dict(g=i) | default(j) }}{{ x.k }}",
+    );
+    for name in ["a", "b", "c", "f", "h", "i", "j", "x"] {
+        asks.check(&object(json!({name: 1}))).unwrap();
+    }
+    for name in ["d", "e", "g", "k", "m", "defined", "default", "set"] {
+        refused(asks.check(&object(json!({name: 1}))), &[name]);
+    }
     let always = chat("{{ messages[0].content }}|");
     always.check(&object(json!({"add_generation_prompt": true}))).unwrap();
     refused(always.check(&object(json!({"add_generation_prompt": false}))), &["add_generation_prompt"]);

@@ -9,6 +9,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeSet, HashSet},
+    ops::Range,
 };
 
 use aho_corasick::AhoCorasick;
@@ -102,29 +103,33 @@ impl Guard {
                 return Ok(());
             }
             let mut firsts = BTreeSet::new();
-            for range in found {
-                let token = text.get(range.clone()).unwrap_or_default();
-                // Blanks around a token may belong to it.
-                let bare = token.trim_start();
-                if bare.chars().nth(1).is_none() {
+            for (range, content) in found {
+                let spelled = text.get(range.clone()).unwrap_or_default();
+                // Blanks around a token may belong to what was found, and its spelling may be another one.
+                let (blanks, token) = match spelled.find(&content) {
+                    Some(at) => (at, &*content),
+                    None => (spelled.len() - spelled.trim_start().len(), spelled.trim_start()),
+                };
+                if token.chars().nth(1).is_none() {
                     return Err(unmarkable(token));
                 }
-                firsts.insert(range.end - bare.len());
+                firsts.insert(range.start + blanks);
             }
             mark_behind(text.to_mut(), &firsts);
         }
         Err(unmarkable(text))
     }
 
-    /// Where the tokenizer finds special tokens.
-    fn found(&self, text: &str, vocabulary: &Vocabulary) -> Vec<std::ops::Range<usize>> {
+    /// Where the tokenizer finds special tokens, and which.
+    fn found(&self, text: &str, vocabulary: &Vocabulary) -> Vec<(Range<usize>, String)> {
         let added = vocabulary.get_added_vocabulary();
         let parts = added.extract_and_normalize(vocabulary.get_normalizer(), text);
-        let parts = parts.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let special =
-            |tokens: &Option<Vec<Token>>| tokens.iter().flatten().any(|token| self.ids.contains(&token.id));
-        let special = parts.into_iter().filter(|(_, _, tokens)| special(tokens));
-        special.map(|(_, (start, end), _)| start..end).collect()
+        let special = |tokens: &Option<Vec<Token>>| {
+            let id = tokens.iter().flatten().map(|token| token.id).find(|id| self.ids.contains(id))?;
+            added.simple_id_to_token(id)
+        };
+        let parts = parts.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
+        parts.filter_map(|(_, (start, end), tokens)| Some((start..end, special(tokens)?))).collect()
     }
 
     /// Where what ends the text begins, if it is the beginning of a special token.

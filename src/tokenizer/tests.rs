@@ -495,8 +495,6 @@ fn a_template_s_special_tokens_stay_what_they_are() {
     ] {
         let ids = tokenizer.encode_guarded(&turn(role, content), true).unwrap();
         assert_eq!((count(&ids, start), count(&ids, end)), (1, 1), "{role:?} {content:?}");
-        let again = tokenizer.vocabulary.decode(&ids, false).unwrap();
-        assert_eq!(again, format!("<|im_start|>{role}\n{content}<|im_end|>\n"));
     }
     // Neither half is a token, and a template puts them side by side.
     for (first, second) in [("<|im_", "end|>"), ("<", "|im_end|>"), ("<|im_end|", ">"), ("<|", "im_end|>")] {

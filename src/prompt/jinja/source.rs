@@ -5,7 +5,10 @@
 //! - `a % b` may format a string, and `minijinja` has that operator for numbers only: it becomes a call.
 //! - A macro that speaks of `varargs` or `kwargs` takes any arguments.
 
-use std::ops::Range;
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use minijinja::{
     machinery::{Span, Token, tokenize},
@@ -57,6 +60,56 @@ pub fn prepared(source: &str, syntax: SyntaxConfig) -> String {
         }
     }
     applied(&source, edits)
+}
+
+/// Variables that `source` reads before it sets them, if it ever does. The analysis of `minijinja` counts
+/// `{% set x = x | default(1) %}` as a variable of the template's own.
+pub fn read_first(source: &str, syntax: SyntaxConfig) -> HashSet<String> {
+    let tokens: Vec<_> = tokenize(source, false, syntax).map_while(Result::ok).collect();
+    // True for those that are read first.
+    let mut seen: HashMap<&str, bool> = HashMap::new();
+    let begins = |token: &Token<'_>| matches!(token, Token::VariableStart | Token::BlockStart);
+    for tag in tokens.chunk_by(|_, (next, _)| !begins(next)) {
+        let is_block = matches!(tag, [(Token::BlockStart, _), ..]);
+        let inside = tag.get(1..).unwrap_or_default();
+        let targets = if is_block { targets(inside) } else { 0..0 };
+        let names = |reads: bool| {
+            let targets = targets.clone();
+            inside.iter().enumerate().filter_map(move |(index, (token, _))| match token {
+                Token::Ident(name) if targets.contains(&index) != reads => {
+                    is_variable(inside, index, is_block).then_some((*name, reads))
+                }
+                _ => None,
+            })
+        };
+        for (name, reads) in names(true).chain(names(false)) {
+            seen.entry(name).or_insert(reads);
+        }
+    }
+    seen.into_iter().filter(|(_, reads)| *reads).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Tokens of a statement that name what it sets.
+fn targets(inside: &Tokens<'_>) -> Range<usize> {
+    let until = |end: fn(&Token<'_>) -> bool| {
+        1..inside.iter().position(|(token, _)| end(token)).unwrap_or(inside.len())
+    };
+    match inside.first() {
+        Some((Token::Ident("set"), _)) => until(|token| matches!(token, Token::Assign)),
+        Some((Token::Ident("for"), _)) => until(|token| matches!(token, Token::Ident("in"))),
+        Some((Token::Ident("macro"), _)) => until(|token| matches!(token, Token::BlockEnd)),
+        _ => 0..0,
+    }
+}
+
+fn is_variable(inside: &Tokens<'_>, index: usize, is_block: bool) -> bool {
+    let before = |back: usize| index.checked_sub(back).map(|before| &inside[before].0);
+    let is_test = matches!(before(1), Some(Token::Ident("is")))
+        || matches!((before(2), before(1)), (Some(Token::Ident("is")), Some(Token::Ident("not"))));
+    let is_part = matches!(before(1), Some(Token::Dot | Token::Pipe));
+    // The name of an argument, unless a statement sets it.
+    let is_name = index > 1 && matches!(inside.get(index + 1), Some((Token::Assign, _)));
+    !(is_test || is_part || is_name || is_keyword(inside, index, is_block))
 }
 
 fn range(span: &Span) -> Range<usize> {
