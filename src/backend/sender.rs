@@ -230,6 +230,7 @@ mod tests {
                 ModelInterface { batched: false, decoupled: true, outputs: vec![schema::TEXT_OUTPUT] };
             let request = ClientRequest {
                 inputs: vec![PromptInput::Text(String::new()); texts],
+                cut_inputs: Vec::new(),
                 layout: TextLayout::Flat,
                 options: RequestOptions::default(),
                 outputs: None,

@@ -7,6 +7,7 @@ use super::{
     schema::{self, Arity, TensorSpec},
 };
 use crate::{
+    engine::FinishReason,
     error::{Error, Result},
     options::{OptionKind, OptionSpec, OptionValue, RequestOptions},
     prompt::{Conversation, PromptInput},
@@ -55,6 +56,8 @@ const PARAMETER: &str = "parameter";
 pub struct ClientRequest {
     /// What the prompts are made of, at least one.
     pub inputs: Vec<PromptInput>,
+    /// Which of them were cut short where they come from; empty when none was.
+    pub cut_inputs: Vec<bool>,
     /// How they were laid out.
     pub layout: TextLayout,
     /// Options, from wherever they came.
@@ -97,10 +100,16 @@ impl ClientRequest {
             }
         };
         let (inputs, layout) = read_source(source, interface.batched)?;
+        let cut_inputs = match find(schema::SOURCE_FINISH_REASON) {
+            Some(reasons) => read_reasons(reasons, inputs.len())?,
+            None => Vec::new(),
+        };
 
         let (mut tensors, mut parameters) = (Source::default(), Source::default());
-        for tensor in content.inputs.iter().filter(|tensor| !schema::SOURCES.contains(&tensor.name.as_str()))
-        {
+        let is_option = |tensor: &&InputTensor| {
+            !schema::SOURCES.contains(&tensor.name.as_str()) && tensor.name != schema::SOURCE_FINISH_REASON
+        };
+        for tensor in content.inputs.iter().filter(is_option) {
             let spec = schema::input(&tensor.name).ok_or_else(|| unknown(INPUT, &tensor.name))?;
             if let Some(value) = read_option(tensor, &spec, interface.batched)? {
                 tensors.set(spec.name, value)?;
@@ -117,6 +126,7 @@ impl ClientRequest {
 
         Ok(Self {
             inputs,
+            cut_inputs,
             layout,
             options,
             outputs: named_outputs(&content.outputs, interface)?,
@@ -144,6 +154,20 @@ fn read_source(tensor: &InputTensor, batched: bool) -> Result<(Vec<PromptInput>,
     }
     let layout = if batched { TextLayout::Batch(rows(tensor, true)) } else { TextLayout::Flat };
     Ok((inputs, layout))
+}
+
+/// Which of so many texts were cut short.
+fn read_reasons(tensor: &InputTensor, texts: usize) -> Result<Vec<bool>> {
+    let length = FinishReason::Length.as_str().as_bytes();
+    let cut: Vec<bool> = tensor.strings()?.into_iter().map(|reason| reason == length).collect();
+    if cut.len() != texts {
+        return Err(Error::invalid_argument(format!(
+            "input `{}`: got {} reasons, expected {texts}, one for each text; leave it out where they are not known",
+            tensor.name,
+            cut.len()
+        )));
+    }
+    Ok(cut)
 }
 
 /// Options from one place.
@@ -366,6 +390,16 @@ mod tests {
         refused(&content(vec![broken]), false, &["text 1", "byte 2"]);
         let both = vec![strings("text_input", &[1], &[b"a"]), strings("messages", &[1], &[HELLO])];
         refused(&content(both), false, &["text_input", "messages", "one of them"]);
+    }
+
+    #[test]
+    fn texts_that_were_cut_are_known() {
+        let texts = || strings("text_input", &[2], &[b"a", b"b"]);
+        let cut = |reasons| ClientRequest::parse(&content(vec![texts(), reasons]), &interface(false));
+        let reasons = strings("source_finish_reason", &[2], &[b"stop", b"length"]);
+        assert_eq!(cut(reasons).unwrap().cut_inputs, [false, true]);
+        let few = strings("source_finish_reason", &[1], &[b"stop"]);
+        refused(&content(vec![texts(), few]), false, &["source_finish_reason", "got 1", "expected 2"]);
     }
 
     #[test]

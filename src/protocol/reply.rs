@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{ClientRequest, ModelInterface, TextLayout, schema};
 use crate::{
-    engine::{Finished, SequenceUpdate},
+    engine::{FinishReason, Finished, SequenceUpdate},
     error::{Error, Result},
     options::{OutputOptions, ResolvedOptions},
     prompt::PromptInput,
@@ -28,6 +28,8 @@ pub struct ReplyPlan {
     openings: Vec<String>,
     /// What a guide lets the sequences choose from; empty without one.
     choices: Arc<[String]>,
+    /// Which texts were cut short where they come from; empty when none was.
+    cut_inputs: Vec<bool>,
 }
 
 impl ReplyPlan {
@@ -67,6 +69,7 @@ impl ReplyPlan {
                 request.inputs.iter().map(repeated).collect::<Result<_>>()?
             },
             choices: options.choices.clone().unwrap_or_default(),
+            cut_inputs: request.cut_inputs.clone(),
         })
     }
 
@@ -82,6 +85,14 @@ impl ReplyPlan {
 
     fn opening(&self, sequence: usize) -> &str {
         self.openings.get(sequence / self.samples.max(1)).map_or("", String::as_str)
+    }
+
+    /// Why a sequence ends: one that is made of half a text is not whole.
+    fn finish_reason(&self, sequence: usize, finished: &Finished) -> FinishReason {
+        match self.cut_inputs.get(sequence / self.samples.max(1)) {
+            Some(true) => FinishReason::Length,
+            _ => finished.reason,
+        }
     }
 
     fn wants(&self, output: &str) -> bool {
@@ -320,7 +331,11 @@ impl Reply {
                     OutputTensor::counts(name, &shape, pieces.iter().map(|&(index, _)| index))
                 }
                 schema::FINISH_REASON if complete => {
-                    OutputTensor::strings(name, &shape, finished().map(|end| end.reason.as_str()))?
+                    let reasons = pieces.iter().filter_map(|(index, piece)| {
+                        let finished = piece.finished.as_ref()?;
+                        Some(self.plan.finish_reason(*index, finished).as_str())
+                    });
+                    OutputTensor::strings(name, &shape, reasons)?
                 }
                 schema::CUMULATIVE_LOGPROB if complete => {
                     OutputTensor::floats(name, &shape, finished().map(|end| end.cumulative_logprob))
@@ -356,7 +371,6 @@ fn logprobs_json(piece: &Piece) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::FinishReason;
 
     /// All but the output that only a guide has.
     const PLAIN: [&str; 7] = [
@@ -378,6 +392,7 @@ mod tests {
             outputs: PLAIN.to_vec(),
             openings: openings.iter().map(|&text| text.to_owned()).collect(),
             choices: Arc::default(),
+            cut_inputs: Vec::new(),
         }
     }
 
@@ -542,6 +557,19 @@ mod tests {
         let even = PROBABILITIES.replace("0.75", "0.5").replace("0.25", "0.5");
         let expected = [&*even, &even, PROBABILITIES, PROBABILITIES];
         assert_eq!(texts(find(&response, schema::CHOICE_PROBABILITIES).unwrap()), expected);
+    }
+
+    #[test]
+    fn what_is_made_of_half_a_text_is_cut() {
+        let mut plan = plan(false, TextLayout::Flat, &["", "", "", ""]);
+        (plan.samples, plan.cut_inputs) = (2, vec![false, true]);
+        let mut reply = Reply::new(plan);
+        for index in 0..4 {
+            reply.update(&last(index, "a", &[1]));
+        }
+        let response = reply.whole().unwrap();
+        let reasons = texts(find(&response, schema::FINISH_REASON).unwrap());
+        assert_eq!(reasons, ["stop", "stop", "length", "length"]);
     }
 
     #[test]

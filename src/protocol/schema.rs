@@ -42,6 +42,9 @@ pub const MESSAGES: &str = "messages";
 /// The inputs of which a request has exactly one.
 pub const SOURCES: [&str; 2] = [TEXT_INPUT, MESSAGES];
 
+/// Why each source text ends, where another model wrote it: what one that was cut short is made into is not whole either.
+pub const SOURCE_FINISH_REASON: &str = "source_finish_reason";
+
 /// The target text: all of it, or the new piece when streaming.
 pub const TEXT_OUTPUT: &str = "text_output";
 /// Why a sequence ended; on its last response.
@@ -61,16 +64,16 @@ pub const SEQUENCE_INDEX: &str = "sequence_index";
 /// sequence.
 pub const CHOICE_PROBABILITIES: &str = "choice_probabilities";
 
-/// Every input: what the prompts are made of, then each option under its name and aliases.
+/// Every input: what the prompts are made of and is known of it, then each option under its name and aliases.
 pub fn inputs() -> impl Iterator<Item = TensorSpec> {
-    let sources = SOURCES.into_iter().map(|name| many(name, DataType::Bytes));
+    let sources = SOURCES.into_iter().chain([SOURCE_FINISH_REASON]).map(|name| many(name, DataType::Bytes));
     let options = OPTIONS.iter().flat_map(|option| {
         let (data_type, arity) = match option.kind {
             OptionKind::Int { max, .. } if max > i128::from(i32::MAX) => (DataType::Uint64, Arity::One),
             OptionKind::Int { .. } => (DataType::Int32, Arity::One),
             OptionKind::Float { .. } => (DataType::Fp32, Arity::One),
             OptionKind::Bool => (DataType::Bool, Arity::One),
-            OptionKind::Text | OptionKind::Json => (DataType::Bytes, Arity::One),
+            OptionKind::Text | OptionKind::Json | OptionKind::Object => (DataType::Bytes, Arity::One),
             OptionKind::List { .. } => (DataType::Bytes, Arity::Many),
         };
         option.names.iter().map(move |name| TensorSpec { name, data_type, arity })
@@ -143,6 +146,8 @@ mod tests {
             ("guided_decoding_guide_type", DataType::Bytes, Arity::One),
             ("src_lang", DataType::Bytes, Arity::One),
             ("tgt_lang", DataType::Bytes, Arity::One),
+            ("chat_template_kwargs", DataType::Bytes, Arity::One),
+            ("skip_special_tokens", DataType::Bool, Arity::One),
         ] {
             let spec = input(name).unwrap_or_else(|| panic!("{name} is not an input"));
             assert_eq!((spec.data_type, spec.arity), (data_type, arity), "{name}");

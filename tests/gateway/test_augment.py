@@ -1,5 +1,6 @@
 """`/augment` and `/augment_batch`: what they answer, and what they refuse."""
 
+import httpx
 import pytest
 
 TEXT = "The train was late because of the snow, and nobody at the station knew when the next one would leave."
@@ -27,7 +28,7 @@ def test_three_variants_that_differ(client):
 
 
 def test_twenty_variants_are_twenty(client):
-    variants = augment(client, text=TEXT, num_return_sequences=20, temperature=1.2)["augmented_texts"]
+    variants = augment(client, text=TEXT, num_return_sequences=20, temperature=1.2, seed=1)["augmented_texts"]
     assert len(variants) == 20 and len(set(variants)) > 15
 
 
@@ -55,6 +56,122 @@ def test_greedy_repeats(client):
     greedy = augment(client, text=TEXT, temperature=0, num_return_sequences=2)["augmented_texts"]
     assert len(set(greedy)) == 1
     assert augment(client, text=TEXT, temperature=0, num_return_sequences=1)["augmented_texts"] == greedy[:1]
+
+
+def test_a_seed_draws_again_the_same(client):
+    asked = {"text": "Good morning!", "num_return_sequences": 8, "seed": 3}
+    first = augment(client, **asked)
+    del first["request_id"]
+    again = augment(client, **asked)
+    del again["request_id"]
+    assert first == again
+
+
+def test_what_has_no_other_words_is_exhausted(client):
+    answer = augment(client, text="12:30 🎉", num_return_sequences=2)
+    assert answer["augmented_texts"] == [] and answer["exhausted"] is True
+    one_way = augment(client, text=TEXT, top_k=1, num_return_sequences=3)
+    assert len(one_way["augmented_texts"]) == 1 and one_way["exhausted"] is True
+    asked = {"texts": [TEXT, "12:30 🎉"], "num_return_sequences": 2, "seed": 1}
+    grouped = client.post("/augment_batch", json={**asked, "grouped": True}).json()
+    assert grouped["exhausted"] == [False, True] and list(map(len, grouped["augmented_texts"])) == [2, 0]
+    flat = client.post("/augment_batch", json=asked).json()
+    assert flat["augmented_texts"] == grouped["augmented_texts"][0] and flat["counts"] == [2, 0]
+    assert flat["exhausted"] == [False, True]
+
+
+def test_greedy_answers_and_labels_may_repeat(client):
+    greedy = augment(client, text="12:30", temperature=0)
+    assert greedy["augmented_texts"] == ["12:30"] * 3 and "exhausted" not in greedy
+    labels = augment(client, text=TEXT, task="sentiment", temperature=1, num_return_sequences=5)
+    assert len(labels["augmented_texts"]) == 5 and "exhausted" not in labels
+
+
+def test_every_variant_says_why_it_ends(client):
+    assert augment(client, text=TEXT, seed=1)["finish_reasons"] == ["stop"] * 3
+    assert set(augment(client, text=TEXT, seed=1, max_length=4)["finish_reasons"]) == {"length"}
+    titles = augment(client, text=TEXT, task="title", max_length=2)
+    assert titles["finish_reasons"] == ["length"]
+    asked = {"texts": [TEXT, OTHER], "num_return_sequences": 2, "temperature": 0}
+    assert client.post("/augment_batch", json=asked).json()["finish_reasons"] == ["stop"] * 4
+    grouped = client.post("/augment_batch", json={**asked, "grouped": True}).json()
+    assert grouped["finish_reasons"] == [["stop"] * 2] * 2
+
+
+def test_what_the_first_model_of_an_ensemble_cuts_is_cut(client):
+    """The Portuguese of this text is longer than its English: with room for the one and not for the other, the second model
+    completes what the first has cut."""
+    text = "She could have forgotten about it."
+    reasons = []
+    for max_length in range(4, 30):
+        answer = augment(client, text=text, temperature=0, num_return_sequences=1, max_length=max_length)
+        reasons += answer["finish_reasons"]
+    assert reasons[0] == "length" and reasons[-1] == "stop"
+    assert reasons == sorted(reasons), "what more room completes stays complete"
+
+
+def test_partial_serves_what_it_can(client, refused):
+    texts = [TEXT, " ", OTHER, "x" * 5001]
+    asked = {"texts": texts, "num_return_sequences": 2, "seed": 1}
+    refused(client.post("/augment_batch", json=asked), 400, "invalid_argument", "texts[1]")
+    answer = client.post("/augment_batch", json={**asked, "partial": True, "grouped": True})
+    assert answer.status_code == 200, answer.text
+    id, answer = answer.headers["x-request-id"], answer.json()
+    assert list(map(len, answer["augmented_texts"])) == list(map(len, answer["finish_reasons"])) == [2, 0, 2, 0]
+    assert "exhausted" not in answer, "what failed is no text without other words"
+    assert [(each["index"], each["error"]["code"]) for each in answer["errors"]] == [
+        (1, "invalid_argument"),
+        (3, "too_large"),
+    ]
+    for each in answer["errors"]:
+        error = each["error"]
+        assert set(error) == {"code", "type", "param", "message", "request_id"}
+        assert error["param"] == f"texts[{each['index']}]" and error["message"].startswith(error["param"])
+        assert error["request_id"] == id
+    flat = client.post("/augment_batch", json={**asked, "partial": True}).json()
+    assert flat["counts"] == [2, 0, 2, 0] and len(flat["augmented_texts"]) == 4
+    whole = client.post("/augment_batch", json={**asked, "texts": [TEXT], "partial": True}).json()
+    assert whole["errors"] == [] and len(whole["augmented_texts"]) == 2
+
+
+def test_partial_with_probabilities(client):
+    asked = {"texts": [TEXT, " "], "task": "sentiment", "return_probabilities": True, "partial": True}
+    answer = client.post("/augment_batch", json=asked).json()
+    assert len(answer["probabilities"][0]) == 2 and answer["probabilities"][1] is None
+
+
+def test_what_is_wrong_with_a_whole_request_is_no_matter_of_a_text(client, refused):
+    asked = {"texts": [TEXT], "partial": True}
+    refused(client.post("/augment_batch", json={**asked, "top_p": 2}), 400, "invalid_argument", "top_p")
+    refused(client.post("/augment_batch", json={**asked, "texts": ["a"] * 257}), 413, "too_large", "texts")
+
+
+def test_what_the_model_cannot_read_is_told(client):
+    (warning,) = augment(client, text="今天天气很好。")["warnings"]
+    assert warning["code"] == "unreadable_script" and "English" in warning["message"] and "index" not in warning
+    for text in (TEXT, "今天 is today", "12:30 🎉"):
+        assert "warnings" not in augment(client, text=text, temperature=0)
+    asked = {"texts": [TEXT, "Привет", " ", "今天"], "partial": True, "temperature": 0}
+    answer = client.post("/augment_batch", json=asked).json()
+    assert [warning["index"] for warning in answer["warnings"]] == [1, 3]
+    # The languages are those of the service's model, not those of the tasks' other one.
+    assert "warnings" not in augment(client, text="今天天气很好。", task="title", max_length=4)
+
+
+def test_a_text_too_long_for_a_task_is_told_in_characters(own_gateway, refused):
+    config = (
+        '[augment]\nmodel = "paraphrase-en"\n'
+        '[augment.tasks.portuguese]\nmodel = "translate-en-pt"\nprompt = "{{ text }}"\n'
+    )
+    text = "The museum near the river is old. " * 147
+    with own_gateway(config=config) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:
+        assert client.get("/services").json()["augment"]["languages"] is None, "nobody says them"
+        error = refused(client.post("/augment", json={"text": text, "task": "portuguese"}), 413, "too_large", "text")
+        assert str(len(text)) in error["message"] and "characters" in error["message"]
+        assert "token" not in error["message"]
+        # A rewriting of the same text is done piece by piece.
+        asked = {"text": text, "temperature": 0, "num_return_sequences": 1, "max_length": 2}
+        assert client.post("/augment", json=asked).status_code == 200
 
 
 def test_top_k_of_one_is_greedy(client):
@@ -165,6 +282,7 @@ def test_any_text_is_taken(client, text):
         ({"text": " \n\t"}, "text"),
         ({"texts": ["a"]}, "texts"),
         ({"grouped": True}, "grouped"),
+        ({"partial": True}, "partial"),
         ({"labels": ["a"]}, "labels"),
         ({"answer": "a"}, "answer"),
         ({"tgt_lang": "pt"}, "tgt_lang"),
@@ -212,7 +330,8 @@ def test_the_byte_that_is_not_utf_8_is_named(client, refused):
 
 
 def test_a_text_beyond_its_limit(client, refused):
-    assert client.post("/augment", json={"text": "é" * 5000}).status_code != 413
+    asked = {"text": "é" * 5000, "temperature": 0, "num_return_sequences": 1, "max_length": 1}
+    assert client.post("/augment", json=asked).status_code == 200
     error = refused(client.post("/augment", json={"text": "é" * 5001}), 413, "too_large", "text")
     assert "5001" in error["message"] and "5000" in error["message"]
 

@@ -14,12 +14,15 @@ def test_services(client):
     assert re.fullmatch(r"\d+\.\d+\.\d+", answer.pop("version"))
     augment, translate = answer.pop("augment"), answer.pop("translate")
     assert answer == {"auth": False, "models": ["chat"]}
-    assert augment.pop("tasks")[0] == {"name": "rewrite", "labels": False, "answer": False, "languages": False}
+    tasks = augment.pop("tasks")
+    assert tasks[0] == {"name": "rewrite", "labels": False, "answer": False, "languages": False}
+    assert {task["model"] for task in tasks[1:]} == {"chat"}, "the languages are not theirs"
     assert augment == {
         "model": "paraphrase-en",
         "ready": True,
         "defaults": {"num_return_sequences": 3, "temperature": 0.85, "top_p": 0.95, "top_k": 50, "max_length": 128},
         "limits": {"max_text_chars": 5000, "max_batch_texts": 256, "max_variants": 20},
+        "languages": [{"code": "en", "name": "English", "chinese": "英语", "native": "English", "scripts": ["Latin"]}],
     }
     assert translate["ready"] is True and translate["limits"] == {"max_text_chars": 20000}
     assert translate["pairs"] == [{"src": "en", "tgt": "pt"}, {"src": "pt", "tgt": "en"}]

@@ -3,7 +3,11 @@
 import pytest
 from playwright.sync_api import expect
 
-TEXT = "The train was late because of the snow."
+#: Long enough that a model has many ways to say it.
+TEXT = (
+    "The train was late because of the snow, and nobody at the station knew when the next one would leave. "
+    "We drank tea and talked about the old days until it came."
+)
 
 
 def test_variants_appear(page):
@@ -20,8 +24,8 @@ def test_sliders_and_numbers_move_together_and_are_sent(page):
     assert page.input_value("[aria-labelledby=num_return_sequences-label]") == "5"
     assert page.input_value("#temperature") == "1.5"
     page.click("summary")
-    page.fill("#top_k", "7")
-    page.fill("#top_p", "0.5")
+    page.fill("#top_k", "70")
+    page.fill("#top_p", "0.9")
     page.fill("#max_length", "40")
     page.fill("#seed", "12345")
     page.fill("#augment-text", TEXT)
@@ -32,8 +36,8 @@ def test_sliders_and_numbers_move_together_and_are_sent(page):
         "num_return_sequences": 5,
         "temperature": 1.5,
         "max_length": 40,
-        "top_p": 0.5,
-        "top_k": 7,
+        "top_p": 0.9,
+        "top_k": 70,
         "seed": 12345,
     }
     expect(page.locator("#variants li")).to_have_count(5)
@@ -91,6 +95,51 @@ def test_an_empty_text_is_refused(page):
     page.fill("#augment-text", "  \n ")
     page.click("#augment-start")
     expect(page.locator("#augment-error")).to_have_text("Enter a text first.")
+
+
+def test_what_is_cut_is_marked(page):
+    page.fill("#augment-text", TEXT)
+    page.fill("#max_length", "3")
+    page.fill("#num_return_sequences", "1")
+    page.fill("#temperature", "0")
+    page.click("#augment-start")
+    expect(page.locator("#variants .mark")).to_have_text("Cut at the length limit")
+    page.fill("#max_length", "100")
+    page.click("#augment-start")
+    expect(page.locator("#variants .mark")).to_have_count(0)
+    expect(page.locator("#variants li")).to_have_count(1)
+
+
+def test_fewer_than_wanted_are_told(desktop):
+    desktop.fill("#augment-text", "12:30")
+    desktop.click("#augment-start")
+    expect(desktop.locator("#augment-state")).to_contain_text("Results: 0 of 3")
+    expect(desktop.locator("#augment-state")).to_contain_text("no more that differ")
+    desktop.fill("#augment-text", TEXT)
+    desktop.click("#augment-start")
+    expect(desktop.locator("#variants li")).to_have_count(3)
+    expect(desktop.locator("#augment-state")).to_contain_text("Results: 3, in")
+
+
+def test_what_the_model_cannot_read_is_told_before_it_is_sent(page):
+    warning = page.locator("#augment-warning")
+    expect(warning).to_be_hidden()
+    page.fill("#augment-text", "今天天气很好。")
+    expect(warning).to_contain_text("The model reads English")
+    for text in ("今天 is today", "12:30 🎉", TEXT):
+        page.fill("#augment-text", text)
+        expect(warning).to_be_hidden()
+    page.fill("#augment-text", "Привет, мир!")
+    expect(warning).to_be_visible()
+    page.click("#language")
+    expect(warning).to_contain_text("模型只读英语")
+    # The languages are those of the service's model, not those of the tasks' other one.
+    page.select_option("#task", "title")
+    expect(warning).to_be_hidden()
+    page.select_option("#task", "rewrite")
+    expect(warning).to_be_visible()
+    page.click("#augment-start")
+    expect(page.locator("#augment-state")).to_contain_text("完成")
 
 
 def test_labels_are_chosen_with_probabilities(page):

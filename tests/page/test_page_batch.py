@@ -12,8 +12,10 @@ from harness.server import eventually
 LINES = [f"The cat number {number} sleeps on the sofa." for number in range(200)]
 
 
-def start(page, lines, variants=1):
+def start(page, lines, variants=1, temperature=0):
+    """Greedy unless the test says otherwise: then each text has as many variants as are asked for."""
     page.check("[value=batch]")
+    page.fill("#temperature", str(temperature))
     page.fill("#batch-text", "\n".join(lines))
     page.fill("#num_return_sequences", str(variants))
     page.click("#augment-start")
@@ -58,7 +60,8 @@ def test_two_hundred_lines_progress_and_download(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     raw, rows = downloaded(page)
     assert raw.startswith(b"\xef\xbb\xbf") and raw.endswith(b"\r\n") and raw.count(b"\r\n") == 401
-    assert rows[0] == ["source_index", "source", "variant_index", "variant"]
+    assert rows[0] == ["source_index", "source", "variant_index", "variant", "finish_reason"]
+    assert {row[4] for row in rows[1:]} == {"stop"}
     assert [(row[0], row[1], row[2]) for row in rows[1:]] == [
         (str(index + 1), line, str(variant)) for index, line in enumerate(LINES) for variant in (1, 2)
     ]
@@ -114,6 +117,58 @@ def test_a_failed_chunk_is_shown_on_its_rows_and_retried(open_page, gateway):
     expect(page.locator("#augment-state")).to_contain_text("All 24 done")
     expect(page.locator("tbody.failed")).to_have_count(0)
     assert len(downloaded(page)[1]) == 25
+
+
+def test_failed_rows_alone_are_sent_again(open_page, gateway):
+    asked = []
+
+    def spoil_third(page):
+        """The third text of the first request becomes a blank one, which the gateway refuses."""
+
+        def answer(route):
+            body = route.request.post_data_json
+            asked.append(body["texts"])
+            if len(asked) == 1:
+                body = {**body, "texts": [*body["texts"][:2], " ", *body["texts"][3:]]}
+            route.continue_(post_data=body)
+
+        page.route("**/augment_batch", answer)
+
+    page = open_page(gateway, prepare=spoil_third)
+    start(page, LINES[:8])
+    expect(page.locator("#augment-state")).to_contain_text("Done: 7 of 8, failed: 1. You can continue.")
+    expect(page.locator("tbody.failed")).to_have_count(1)
+    expect(page.locator("tbody.failed")).to_contain_text(LINES[2])
+    expect(page.locator("tbody.failed .error")).to_contain_text("is blank")
+    assert len(downloaded(page)[1]) == 8
+    expect(page.locator("#retry")).to_have_text("Try the failed again: 1")
+    page.click("#retry")
+    expect(page.locator("#augment-state")).to_contain_text("All 8 done")
+    assert asked[1] == LINES[2:3], "what is done is not sent again"
+    assert [row[1] for row in downloaded(page)[1][1:]] == LINES[:8]
+
+
+def test_what_is_cut_or_exhausted_is_marked(desktop):
+    desktop.fill("#max_length", "4")
+    start(desktop, ["The train was late because of the snow.", "12:30"], variants=2, temperature=1)
+    expect(desktop.locator("#augment-state")).to_contain_text("All 2 done")
+    rows = desktop.locator(".table tbody")
+    expect(rows.nth(0).locator(".mark")).to_have_count(rows.nth(0).locator("tr").count() - rows.nth(0).locator(".row-state").count())
+    expect(rows.nth(0).locator(".mark").first).to_have_text("Cut at the length limit")
+    expect(rows.nth(1)).to_contain_text("12:30")
+    expect(rows.nth(1)).to_contain_text("The model gave no more that differ")
+    table = downloaded(desktop)[1]
+    assert table[0][4] == "finish_reason" and {row[4] for row in table[1:]} == {"length"}
+    assert {row[1] for row in table[1:]} == {"The train was late because of the snow."}
+
+
+def test_what_the_model_cannot_read_is_told_of_a_batch(desktop):
+    desktop.check("[value=batch]")
+    desktop.fill("#batch-text", "Hello there.\n今天天气很好。\nПривет")
+    expect(desktop.locator("#augment-warning")).to_contain_text("2 of 3 texts")
+    expect(desktop.locator("#augment-warning")).to_contain_text("number 2 first")
+    desktop.fill("#batch-text", "Hello there.")
+    expect(desktop.locator("#augment-warning")).to_be_hidden()
 
 
 def test_a_busy_gateway_is_waited_for(open_page, gateway):
@@ -174,6 +229,7 @@ def test_a_table_with_quotes_and_columns(page):
     page.select_option("#column", "1")
     page.check("#header")
     page.fill("#num_return_sequences", "1")
+    page.fill("#temperature", "0")
     page.click("#augment-start")
     expect(page.locator("#augment-state")).to_contain_text("All 2 done")
     assert [row[1] for row in downloaded(page)[1][1:]] == ['He said "no",\nand left.', "Second, here."]

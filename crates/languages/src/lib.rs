@@ -24,6 +24,9 @@ pub struct Language {
     pub chinese: Cow<'static, str>,
     /// In itself; empty when it is not known.
     pub native: Cow<'static, str>,
+    /// What it is written in, by Unicode's names of scripts; empty when that is not known. No prompt needs it.
+    #[serde(skip)]
+    pub scripts: &'static [&'static str],
 }
 
 /// The languages of one model.
@@ -32,46 +35,48 @@ pub struct Languages {
     list: Vec<Language>,
 }
 
-/// Code, English name, Chinese name, own name.
-const KNOWN: [(&str, &str, &str, &str); 38] = [
-    ("zh", "Chinese", "中文", "中文"),
-    ("en", "English", "英语", "English"),
-    ("fr", "French", "法语", "Français"),
-    ("pt", "Portuguese", "葡萄牙语", "Português"),
-    ("es", "Spanish", "西班牙语", "Español"),
-    ("ja", "Japanese", "日语", "日本語"),
-    ("tr", "Turkish", "土耳其语", "Türkçe"),
-    ("ru", "Russian", "俄语", "Русский"),
-    ("ar", "Arabic", "阿拉伯语", "العربية"),
-    ("ko", "Korean", "韩语", "한국어"),
-    ("th", "Thai", "泰语", "ไทย"),
-    ("it", "Italian", "意大利语", "Italiano"),
-    ("de", "German", "德语", "Deutsch"),
-    ("vi", "Vietnamese", "越南语", "Tiếng Việt"),
-    ("ms", "Malay", "马来语", "Bahasa Melayu"),
-    ("id", "Indonesian", "印尼语", "Bahasa Indonesia"),
-    ("tl", "Filipino", "菲律宾语", "Filipino"),
-    ("hi", "Hindi", "印地语", "हिन्दी"),
-    ("zh-Hant", "Traditional Chinese", "繁体中文", "繁體中文"),
-    ("pl", "Polish", "波兰语", "Polski"),
-    ("cs", "Czech", "捷克语", "Čeština"),
-    ("nl", "Dutch", "荷兰语", "Nederlands"),
-    ("km", "Khmer", "高棉语", "ខ្មែរ"),
-    ("my", "Burmese", "缅甸语", "မြန်မာ"),
-    ("fa", "Persian", "波斯语", "فارسی"),
-    ("gu", "Gujarati", "古吉拉特语", "ગુજરાતી"),
-    ("ur", "Urdu", "乌尔都语", "اردو"),
-    ("te", "Telugu", "泰卢固语", "తెలుగు"),
-    ("mr", "Marathi", "马拉地语", "मराठी"),
-    ("he", "Hebrew", "希伯来语", "עברית"),
-    ("bn", "Bengali", "孟加拉语", "বাংলা"),
-    ("ta", "Tamil", "泰米尔语", "தமிழ்"),
-    ("uk", "Ukrainian", "乌克兰语", "Українська"),
-    ("bo", "Tibetan", "藏语", "བོད་སྐད་"),
-    ("kk", "Kazakh", "哈萨克语", "Қазақша"),
-    ("mn", "Mongolian", "蒙古语", "Монгол"),
-    ("ug", "Uyghur", "维吾尔语", "ئۇيغۇرچە"),
-    ("yue", "Cantonese", "粤语", "粵語"),
+/// Code, English name, Chinese name, own name, scripts.
+type Known = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
+
+const KNOWN: [Known; 38] = [
+    ("zh", "Chinese", "中文", "中文", &["Han"]),
+    ("en", "English", "英语", "English", &["Latin"]),
+    ("fr", "French", "法语", "Français", &["Latin"]),
+    ("pt", "Portuguese", "葡萄牙语", "Português", &["Latin"]),
+    ("es", "Spanish", "西班牙语", "Español", &["Latin"]),
+    ("ja", "Japanese", "日语", "日本語", &["Han", "Hiragana", "Katakana"]),
+    ("tr", "Turkish", "土耳其语", "Türkçe", &["Latin"]),
+    ("ru", "Russian", "俄语", "Русский", &["Cyrillic"]),
+    ("ar", "Arabic", "阿拉伯语", "العربية", &["Arabic"]),
+    ("ko", "Korean", "韩语", "한국어", &["Hangul", "Han"]),
+    ("th", "Thai", "泰语", "ไทย", &["Thai"]),
+    ("it", "Italian", "意大利语", "Italiano", &["Latin"]),
+    ("de", "German", "德语", "Deutsch", &["Latin"]),
+    ("vi", "Vietnamese", "越南语", "Tiếng Việt", &["Latin"]),
+    ("ms", "Malay", "马来语", "Bahasa Melayu", &["Latin"]),
+    ("id", "Indonesian", "印尼语", "Bahasa Indonesia", &["Latin"]),
+    ("tl", "Filipino", "菲律宾语", "Filipino", &["Latin"]),
+    ("hi", "Hindi", "印地语", "हिन्दी", &["Devanagari"]),
+    ("zh-Hant", "Traditional Chinese", "繁体中文", "繁體中文", &["Han"]),
+    ("pl", "Polish", "波兰语", "Polski", &["Latin"]),
+    ("cs", "Czech", "捷克语", "Čeština", &["Latin"]),
+    ("nl", "Dutch", "荷兰语", "Nederlands", &["Latin"]),
+    ("km", "Khmer", "高棉语", "ខ្មែរ", &["Khmer"]),
+    ("my", "Burmese", "缅甸语", "မြန်မာ", &["Myanmar"]),
+    ("fa", "Persian", "波斯语", "فارسی", &["Arabic"]),
+    ("gu", "Gujarati", "古吉拉特语", "ગુજરાતી", &["Gujarati"]),
+    ("ur", "Urdu", "乌尔都语", "اردو", &["Arabic"]),
+    ("te", "Telugu", "泰卢固语", "తెలుగు", &["Telugu"]),
+    ("mr", "Marathi", "马拉地语", "मराठी", &["Devanagari"]),
+    ("he", "Hebrew", "希伯来语", "עברית", &["Hebrew"]),
+    ("bn", "Bengali", "孟加拉语", "বাংলা", &["Bengali"]),
+    ("ta", "Tamil", "泰米尔语", "தமிழ்", &["Tamil"]),
+    ("uk", "Ukrainian", "乌克兰语", "Українська", &["Cyrillic"]),
+    ("bo", "Tibetan", "藏语", "བོད་སྐད་", &["Tibetan"]),
+    ("kk", "Kazakh", "哈萨克语", "Қазақша", &["Cyrillic", "Latin", "Arabic"]),
+    ("mn", "Mongolian", "蒙古语", "Монгол", &["Cyrillic", "Mongolian"]),
+    ("ug", "Uyghur", "维吾尔语", "ئۇيغۇرچە", &["Arabic"]),
+    ("yue", "Cantonese", "粤语", "粵語", &["Han"]),
 ];
 
 /// Other codes in use, in lower case.
@@ -97,10 +102,8 @@ impl Default for Languages {
 }
 
 impl Language {
-    fn known(
-        (code, name, chinese, native): (&'static str, &'static str, &'static str, &'static str),
-    ) -> Self {
-        Self { code: code.into(), name: name.into(), chinese: chinese.into(), native: native.into() }
+    fn known((code, name, chinese, native, scripts): Known) -> Self {
+        Self { code: code.into(), name: name.into(), chinese: chinese.into(), native: native.into(), scripts }
     }
 
     fn is_called(&self, name: &str) -> bool {
@@ -179,10 +182,11 @@ fn language(item: &str) -> Result<Language, LanguageError> {
         (None, None) => wrong("a language that is not known needs its name"),
         (known, Some(english)) => {
             let native = known.as_ref().map_or(Cow::Borrowed(""), |known| known.native.clone());
+            let scripts = known.as_ref().map_or(&[][..], |known| known.scripts);
             // No prompt should call a language by an empty name: what it has in English serves.
             let chinese = chinese.map(str::to_owned).map(Cow::Owned);
             let chinese = chinese.or(known.map(|known| known.chinese)).unwrap_or(english.to_owned().into());
-            Ok(Language { code: code.to_owned().into(), name: english.to_owned().into(), chinese, native })
+            Ok(Language { code: code.to_owned().into(), name: english.to_owned().into(), chinese, native, scripts })
         }
     }
 }
@@ -273,6 +277,8 @@ mod tests {
         assert_eq!(languages.find("klingon").unwrap().chinese, "克林贡语");
         assert_eq!(languages.find("qu").unwrap().chinese, "Quechua");
         assert_eq!(languages.find("Deutsch").unwrap().name, "Swiss German");
+        assert_eq!(languages.find("Deutsch").unwrap().scripts, ["Latin"]);
+        assert!(languages.find("qu").unwrap().scripts.is_empty(), "nobody said how it is written");
         refused(languages.find("fr"), &["en, pt, tlh, qu, de"]);
         refused(Languages::parse("en").unwrap().find("zh-CN"), &["zh-CN"]);
         for (list, part) in [

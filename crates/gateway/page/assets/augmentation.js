@@ -7,9 +7,10 @@ import { format, formatForPaste } from "./csv.js";
 import { byId, make } from "./element.js";
 import { Failure, refuse, show } from "./failure.js";
 import { post } from "./gateway.js";
-import { hasWords, label, onLanguage, say, words } from "./language.js";
+import { hasWords, label, language, onLanguage, say, words } from "./language.js";
 import { keepDraft, local } from "./memory.js";
-import { bars, Results } from "./results.js";
+import { bars, Results, truncationMark } from "./results.js";
+import { unreadableFor } from "./scripts.js";
 import { askAgain, onServices, services } from "./services.js";
 import { Slider } from "./slider.js";
 import { splitTexts, TextsFile } from "./texts_file.js";
@@ -34,7 +35,7 @@ export class Augmentation {
   #results = new Results((index) => this.#runBatch(index));
   #file = null;
   #batch = null;
-  /** What the single text gave: `{text, variants, probabilities}`. */
+  /** What the single text gave; a row, see `Batch.rows`. */
   #answer = null;
   #stopping = null;
   #started = 0;
@@ -170,6 +171,7 @@ export class Augmentation {
     byId("languages-row").hidden = !task.languages;
     // The answer is one of the labels: there is nothing to sample.
     byId("sampling").hidden = task.labels;
+    this.#showUnreadable();
     // What suits one kind of task does not suit the other; the rest stays as it was set.
     for (const name of Object.keys(TASK_DEFAULTS)) {
       this.#put[name] = this.#defaults[name];
@@ -224,6 +226,7 @@ export class Augmentation {
 
   /** Counts, and says at once what is too long. */
   #showCounts() {
+    this.#showUnreadable();
     const limit = this.#limits.max_text_chars;
     const place = byId("augment-error");
     refuse(byId("augment-text"), place, null);
@@ -241,6 +244,21 @@ export class Augmentation {
     if (long < 0) return;
     const field = this.#file ? null : byId("batch-text");
     refuse(field, place, "itemTooLong", { number: long + 1, count: countCharacters(texts[long]), limit });
+  }
+
+  /** Says before anything is sent what the model cannot read. */
+  #showUnreadable() {
+    // A task may have another model, of which the gateway says no languages.
+    const languages = this.#task.model ? null : services()?.augment?.languages;
+    const unreadable = unreadableFor(languages);
+    const texts = this.#isBatch ? this.#texts() : [byId("augment-text").value];
+    const first = texts.findIndex(unreadable);
+    byId("augment-warning").hidden = first < 0;
+    if (first < 0) return;
+    const names = languages.map(({ name, chinese }) => (language() === "zh" ? chinese : name)).join(", ");
+    const count = this.#isBatch ? texts.filter(unreadable).length : 1;
+    const key = this.#isBatch ? "unreadableItems" : "unreadable";
+    say(byId("augment-warning"), key, { names, count, total: texts.length, number: first + 1 });
   }
 
   async #take(file) {
@@ -343,10 +361,17 @@ export class Augmentation {
     say(byId("augment-state"), "generating");
     try {
       const answer = await post("augment", { text, ...options }, this.#stopping.signal);
-      this.#answer = { text, variants: answer.augmented_texts, probabilities: answer.probabilities ?? null };
+      this.#answer = {
+        text,
+        variants: answer.augmented_texts,
+        finishReasons: answer.finish_reasons ?? [],
+        exhausted: answer.exhausted ?? false,
+        probabilities: answer.probabilities ?? null,
+      };
       this.#batch = null;
       this.#showAnswer();
-      say(byId("augment-state"), "generated", { count: answer.augmented_texts.length, seconds: this.#seconds });
+      const parts = { count: answer.augmented_texts.length, wanted: options.num_return_sequences ?? 1 };
+      say(byId("augment-state"), answer.exhausted ? "generatedFewer" : "generated", { ...parts, seconds: this.#seconds });
     } catch (error) {
       if (error.name === "AbortError") {
         say(byId("augment-state"), "generationStopped");
@@ -361,7 +386,7 @@ export class Augmentation {
   }
 
   #showAnswer() {
-    const { variants, probabilities } = this.#answer;
+    const { variants, finishReasons, probabilities } = this.#answer;
     byId("results-empty").hidden = true;
     byId("batch-results").hidden = true;
     byId("progress").hidden = true;
@@ -371,7 +396,8 @@ export class Augmentation {
         const button = say(make("button", { type: "button", className: "quiet" }), "copy");
         label(button, "copyVariant", { number: place + 1 });
         button.addEventListener("click", () => copy(variant, button));
-        return make("li", {}, make("p", { dir: "auto", className: "variant" }, variant), button);
+        const shown = make("p", { dir: "auto", className: "variant" }, variant);
+        return make("li", {}, shown, button, ...truncationMark(finishReasons[place]));
       }),
     );
     byId("bars").hidden = !probabilities;
@@ -403,9 +429,11 @@ export class Augmentation {
     byId("retry").hidden = true;
     await this.#batch.run(only);
     this.#showProgress();
-    byId("retry").hidden = this.#batch.unfinished === 0;
-    const failed = this.#batch.rows.find((row) => row.failure?.general);
-    if (failed) this.#fail(failed.failure);
+    const { failed, unfinished } = this.#batch;
+    byId("retry").hidden = unfinished === 0;
+    say(byId("retry"), failed === unfinished ? "retryFailed" : "continue", { count: failed });
+    const general = this.#batch.rows.find((row) => row.failure?.general);
+    if (general) this.#fail(general.failure);
     this.#end();
   }
 
@@ -454,11 +482,12 @@ export class Augmentation {
   #rows() {
     const done = this.#batch ? this.#batch.rows : [this.#answer];
     const shares = done.some((row) => row.probabilities);
-    const titles = ["source_index", "source", "variant_index", "variant", ...(shares ? ["probability"] : [])];
-    const rows = done.flatMap(({ text, variants, probabilities }, index) =>
+    const titles = ["source_index", "source", "variant_index", "variant", "finish_reason"];
+    if (shares) titles.push("probability");
+    const rows = done.flatMap(({ text, variants, finishReasons, probabilities }, index) =>
       variants.map((variant, place) => {
         const share = probabilities?.find((entry) => entry.label === variant)?.probability ?? "";
-        return [index + 1, text, place + 1, variant, ...(shares ? [share] : [])];
+        return [index + 1, text, place + 1, variant, finishReasons[place] ?? "", ...(shares ? [share] : [])];
       }),
     );
     return [titles, ...rows];

@@ -20,11 +20,20 @@ export class Batch extends EventTarget {
   constructor(texts, options, largest) {
     super();
     this.#options = options;
-    /** Each `{text, state, variants, probabilities, failure}`; state: waiting, running, done, failed. */
-    this.rows = texts.map((text) => ({ text, state: "waiting", variants: [], probabilities: null, failure: null }));
+    /** Each `{text, state, failure}` and what the gateway gave for it; state: waiting, running, done, failed. */
+    this.rows = texts.map((text, index) => ({
+      index,
+      text,
+      state: "waiting",
+      failure: null,
+      variants: [],
+      finishReasons: [],
+      exhausted: false,
+      probabilities: null,
+    }));
     const size = Math.max(1, Math.min(CHUNK_TEXTS, largest));
     for (let first = 0; first < texts.length; first += size) {
-      this.#chunks.push({ first, rows: this.rows.slice(first, first + size) });
+      this.#chunks.push(this.rows.slice(first, first + size));
     }
     /** Seconds that it waits at the moment because the gateway is busy. */
     this.pause = 0;
@@ -43,10 +52,11 @@ export class Batch extends EventTarget {
   /** Sends everything that is not done; `only` restricts it to the chunk of that row. Ends when nothing is at work. */
   async run(only = null) {
     if (this.running) return;
-    const queue = this.#chunks.filter(
-      ({ first, rows }) => rows[0].state !== "done" && (only === null || (first <= only && only < first + rows.length)),
-    );
-    for (const chunk of queue) this.#mark(chunk, "waiting");
+    const queue = this.#chunks
+      .filter((chunk) => only === null || chunk.includes(this.rows[only]))
+      .map((chunk) => chunk.filter((row) => row.state !== "done"))
+      .filter((rows) => rows.length);
+    for (const rows of queue) this.#mark(rows, "waiting");
     this.#stopping = new AbortController();
     const worker = async () => {
       while (queue.length && !this.#stopping.signal.aborted) await this.#send(queue.shift(), queue);
@@ -62,24 +72,34 @@ export class Batch extends EventTarget {
     this.#stopping?.abort();
   }
 
-  async #send(chunk, queue) {
+  async #send(rows, queue) {
     const { signal } = this.#stopping;
-    this.#mark(chunk, "running");
+    this.#mark(rows, "running");
     try {
-      const texts = chunk.rows.map((row) => row.text);
-      const answer = await this.#patient({ texts, grouped: true, ...this.#options }, signal);
-      chunk.rows.forEach((row, place) => {
+      const texts = rows.map((row) => row.text);
+      const answer = await this.#patient({ texts, grouped: true, partial: true, ...this.#options }, signal);
+      rows.forEach((row, place) => {
         row.variants = answer.augmented_texts[place];
+        row.finishReasons = answer.finish_reasons?.[place] ?? [];
+        row.exhausted = answer.exhausted?.[place] ?? false;
         row.probabilities = answer.probabilities?.[place] ?? null;
       });
-      this.#mark(chunk, "done");
+      const failures = new Map(answer.errors?.map(({ index, error }) => [rows[index], Failure.of(error)]));
+      this.#mark(
+        rows.filter((row) => !failures.has(row)),
+        "done",
+      );
+      for (const [row, failure] of failures) this.#fail([row], failure, queue);
     } catch (error) {
-      if (error.name === "AbortError") return this.#mark(chunk, "waiting");
-      const failure = error instanceof Failure ? error : new Failure("unknown", error.message);
-      this.#mark(chunk, "failed", failure);
-      // The rest would only fail the same way.
-      if (failure.general) queue.length = 0;
+      if (error.name === "AbortError") return this.#mark(rows, "waiting");
+      this.#fail(rows, error instanceof Failure ? error : new Failure("unknown", error.message), queue);
     }
+  }
+
+  #fail(rows, failure, queue) {
+    this.#mark(rows, "failed", failure);
+    // The rest would only fail the same way.
+    if (failure.general) queue.length = 0;
   }
 
   /** One request; asks again, later each time, while the gateway is too busy. */
@@ -98,12 +118,12 @@ export class Batch extends EventTarget {
     }
   }
 
-  #mark(chunk, state, failure = null) {
-    for (const row of chunk.rows) Object.assign(row, { state, failure });
+  #mark(rows, state, failure = null) {
+    for (const row of rows) Object.assign(row, { state, failure });
     const count = (wanted) => this.rows.reduce((sum, row) => sum + (row.state === wanted), 0);
     this.done = count("done");
     this.failed = count("failed");
-    this.#tell(chunk.rows.map((_, place) => chunk.first + place));
+    this.#tell(rows.map((row) => row.index));
   }
 
   /** `indices` of the rows that have changed. */

@@ -74,13 +74,18 @@ export class Results {
     const source = make("th", { scope: "rowgroup", dir: "auto", className: "source" }, row.text);
     const body = make("tbody", { className: row.state });
     if (row.state === "done") {
-      source.rowSpan = Math.max(1, row.variants.length);
+      source.rowSpan = Math.max(1, row.variants.length + (row.exhausted ? 1 : 0));
       row.variants.forEach((variant, place) => {
         const cells = [numberCell(index, place), make("td", { dir: "auto" }, variant)];
+        cells[1].append(...truncationMark(row.finishReasons[place]));
         const probability = row.probabilities?.find((entry) => entry.label === variant);
         if (probability) cells[1].append(make("span", { className: "share" }, percent(probability.probability)));
         body.append(make("tr", {}, ...(place ? cells : [source, ...cells])));
       });
+      if (row.exhausted) {
+        const note = say(make("td", { className: "row-state", colSpan: 2 }), "exhaustedRow");
+        body.append(make("tr", {}, ...(row.variants.length ? [note] : [source, note])));
+      }
       return body;
     }
     const cell = make("td", { className: "row-state" });
@@ -99,6 +104,10 @@ export class Results {
 
 const numberCell = (index, place) =>
   make("td", { className: "number" }, place === null ? `${index + 1}` : `${index + 1}.${place + 1}`);
+
+/** What marks a variant that a limit of length cut short; nothing for another. */
+export const truncationMark = (finishReason) =>
+  finishReason === "length" ? [say(make("span", { className: "mark" }), "truncated")] : [];
 
 export const percent = (share) => share.toLocaleString(undefined, { style: "percent", maximumFractionDigits: 1 });
 

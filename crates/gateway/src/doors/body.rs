@@ -7,9 +7,8 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::timeout;
 
-use super::{Gateway, work};
+use super::Gateway;
 use crate::error::{ApiError, Result};
 
 /// A body in JSON, whatever its content type says: tools that send `text/plain` mean no harm. It has the time for a
@@ -21,9 +20,9 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self> {
-        let limit = gateway.request_timeout();
-        let bytes = timeout(limit, Bytes::from_request(request, gateway)).await;
-        let bytes = bytes.map_err(|_| work::late(limit, "before the body was there"))?;
+        let deadline = gateway.deadline();
+        let bytes = deadline.reach(Bytes::from_request(request, gateway)).await;
+        let bytes = bytes.ok_or_else(|| deadline.late("before the body was there"))?;
         let max_bytes = gateway.0.operation.max_body_bytes;
         parse(&bytes.map_err(|rejection| refused(&rejection, max_bytes))?).map(Body)
     }

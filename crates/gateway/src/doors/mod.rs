@@ -9,7 +9,7 @@ mod status;
 mod translate;
 mod work;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -19,14 +19,14 @@ use axum::{
 };
 use tokio::{
     sync::{Semaphore, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use crate::{
     access::{self, Access},
     error::{ApiError, Result},
     observe::{self, Metrics},
-    services::{Answers, Augmenter, Gate, Translator},
+    services::{Answers, Augmenter, Deadline, Gate, Translator},
     settings::{Operation, Settings},
     triton::Triton,
 };
@@ -139,8 +139,9 @@ impl Gateway {
         &self.0.gate
     }
 
-    fn request_timeout(&self) -> Duration {
-        Duration::from_secs(self.0.operation.request_timeout_s)
+    /// That of a request which comes now.
+    fn deadline(&self) -> Deadline {
+        Deadline::after(Duration::from_secs(self.0.operation.request_timeout_s))
     }
 
     fn augmenter(&self) -> Result<&Augmenter> {
@@ -149,11 +150,6 @@ impl Gateway {
 
     fn translator(&self) -> Result<&Translator> {
         self.0.translator.as_ref().ok_or_else(|| not_configured("translate"))
-    }
-
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let limit = self.request_timeout();
-        timeout(limit, work).await.unwrap_or_else(|_| Err(work::late(limit, "before the answer was whole")))
     }
 }
 

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use textgen_languages::Language;
 
 use super::Gateway;
 use crate::{
@@ -35,6 +36,9 @@ pub async fn services(State(gateway): State<Gateway>) -> Json<Value> {
                 "max_text_chars": max_text_chars, "max_batch_texts": max_batch_texts, "max_variants": MAX_VARIANTS,
             },
             "tasks": augmenter.tasks(),
+            "languages": augmenter.languages().map(|languages| {
+                languages.iter().map(with_scripts).collect::<Vec<_>>()
+            }),
         })
     });
     let translate = inside.translator.as_ref().map(|translator| {
@@ -52,6 +56,13 @@ pub async fn services(State(gateway): State<Gateway>) -> Json<Value> {
         "translate": translate,
         "models": inside.chat,
     }))
+}
+
+/// A language, and how it is written.
+fn with_scripts(language: &Language) -> Value {
+    let mut value = json!(language);
+    value["scripts"] = json!(language.scripts);
+    value
 }
 
 /// `GET /health/live`

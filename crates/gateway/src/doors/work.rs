@@ -1,14 +1,13 @@
 //! A translation from its place in the queue to its end, for every door that streams it.
 
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
 
 use async_stream::stream;
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, timeout_at};
 
 use super::{Gateway, translate::Message};
 use crate::{
-    error::{ApiError, Result},
+    error::Result,
     observe::{RequestId, Work},
     services::{Event, Prepared, Usage, Waiting},
 };
@@ -47,15 +46,13 @@ pub fn translation(
     mut waiting: Waiting,
     id: RequestId,
 ) -> impl Stream<Item = Result<Progress>> + Send {
-    let limit = gateway.request_timeout();
-    let end = Instant::now() + limit;
+    let deadline = gateway.deadline();
     stream! {
         let mut work = Work::begin("translate", &prepared.model, &id);
-        // `timeout_at` would look at the clock only after the work: a place that is free is taken all the same.
         while waiting.place() > 0 {
             yield Ok(Progress::Queued(waiting.place()));
-            if timeout_at(end, waiting.moved()).await.is_err() {
-                yield Err(work.fail(late(limit, "still in the queue")));
+            if deadline.reach(waiting.moved()).await.is_none() {
+                yield Err(work.fail(deadline.late("still in the queue")));
                 return;
             }
         }
@@ -71,34 +68,26 @@ pub fn translation(
         yield Ok(Progress::Started(model, src_lang, tgt_lang));
         let mut events = pin!(translator.translate(prepared, id.as_str()));
         loop {
-            match timeout_at(end, events.next()).await {
-                Ok(Some(Ok(Event::Delta(text, usage)))) => {
+            match deadline.reach(events.next()).await {
+                Some(Some(Ok(Event::Delta(text, usage)))) => {
                     work.piece(usage.output_tokens);
                     yield Ok(Progress::Delta(text, usage));
                 }
-                Ok(Some(Ok(Event::Done(reason, usage)))) => {
+                Some(Some(Ok(Event::Done(reason, usage)))) => {
                     work.done(usage.output_tokens);
                     yield Ok(Progress::Done(reason, usage));
                     return;
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     yield Err(work.fail(error));
                     return;
                 }
-                Ok(None) => return,
-                Err(_) => {
-                    yield Err(work.fail(late(limit, "while the text was translated")));
+                Some(None) => return,
+                None => {
+                    yield Err(work.fail(deadline.late("while the text was translated")));
                     return;
                 }
             }
         }
     }
-}
-
-/// The time for a request is over.
-pub fn late(limit: Duration, where_it_was: &str) -> ApiError {
-    ApiError::deadline_exceeded(format!(
-        "the {} seconds for a request passed, {where_it_was}; ask for less, or raise `request_timeout_s`",
-        limit.as_secs()
-    ))
 }

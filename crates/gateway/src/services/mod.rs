@@ -2,13 +2,17 @@
 
 mod answers;
 mod augment;
+mod deadline;
 mod gate;
 mod segments;
 mod translate;
 mod wanted;
 
 pub use answers::Answers;
-pub use augment::{Augmentation, Augmented, Augmenter, DEFAULTS as AUGMENT_DEFAULTS, MAX_VARIANTS};
+pub use augment::{
+    Augmentation, Augmented, Augmenter, DEFAULTS as AUGMENT_DEFAULTS, MAX_VARIANTS, Variant, Warning,
+};
+pub use deadline::Deadline;
 pub use gate::{Gate, Waiting};
 pub use translate::{Event, Prepared, Translation, Translator, Usage};
 pub use wanted::Wanted;

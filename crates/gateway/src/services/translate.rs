@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     answers::Answers,
-    segments::{Segment, split},
+    segments::{self, Blanks, Segments},
     wanted::Wanted,
 };
 use crate::{
@@ -73,7 +73,7 @@ pub struct Prepared {
     /// Code of the language it goes into.
     pub tgt_lang: String,
     options: Options,
-    segments: Vec<Segment>,
+    segments: Segments,
 }
 
 /// What a translation has taken so far.
@@ -83,7 +83,7 @@ pub struct Usage {
     pub input_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Segments that are done.
+    /// Segments that a model was asked for and that are done.
     pub segments: u32,
 }
 
@@ -189,7 +189,7 @@ impl Translator {
             }
             options.insert("tgt_lang".into(), json!(tgt_lang));
         }
-        let segments = split(&asked.text, self.kind, facts.segment_bytes);
+        let segments = segments::split(&asked.text, src_lang.as_deref(), self.kind, facts.segment_bytes);
         Ok(Prepared { model, src_lang, tgt_lang, options, segments })
     }
 
@@ -246,14 +246,18 @@ impl Translator {
     ) -> impl Stream<Item = Result<Event>> + Send + use<> {
         let (answers, id) = (self.answers.clone(), id.to_owned());
         try_stream! {
-            let Prepared { model, tgt_lang, options, segments, .. } = prepared;
+            let Prepared { model, src_lang, tgt_lang, options, segments } = prepared;
+            let blanks = Blanks::between(src_lang.as_deref(), &tgt_lang);
             let mut usage = Usage::default();
             let mut finish_reason = "stop";
             // Dropping the set ends the tasks in it.
             let mut tasks = JoinSet::new();
             let mut at_work = VecDeque::new();
-            let mut to_start = segments.iter();
-            for (index, segment) in segments.iter().enumerate() {
+            let mut to_start = segments.list.iter();
+            if !segments.before.is_empty() {
+                yield Event::Delta(segments.before.clone(), usage);
+            }
+            for segment in &segments.list {
                 for next in to_start.by_ref().take(AHEAD - at_work.len()) {
                     let request = Generate {
                         model: model.clone(),
@@ -267,9 +271,6 @@ impl Translator {
                     at_work.push_back(replies);
                 }
                 let Some(mut replies): Option<mpsc::Receiver<Result<Reply>>> = at_work.pop_front() else { break };
-                if !segment.before.is_empty() {
-                    yield Event::Delta(segment.before.clone(), usage);
-                }
                 while let Some(reply) = replies.recv().await {
                     let reply = reply?;
                     usage.input_tokens += reply.input_tokens.iter().sum::<u32>();
@@ -283,7 +284,7 @@ impl Translator {
                     }
                 }
                 usage.segments += 1;
-                let joint = segment.joint(&tgt_lang, index + 1 == segments.len());
+                let joint = segment.joint(blanks);
                 if !joint.is_empty() {
                     yield Event::Delta(joint.to_owned(), usage);
                 }

@@ -14,6 +14,8 @@ pub type Options = Map<String, Value>;
 pub struct AugmentTable {
     /// The model that rewrites, and that serves the tasks which name no other.
     pub model: String,
+    /// Its languages, as the key `languages` of a model's configuration is written; without it, that key says.
+    pub languages: Option<String>,
     /// Template of a rewriting, with `{{ text }}`.
     #[serde(default = "plain")]
     pub prompt: String,
@@ -28,7 +30,7 @@ pub struct AugmentTable {
 impl AugmentTable {
     /// A model that is given the text as it is.
     pub fn rewriting(model: String) -> Self {
-        Self { model, prompt: plain(), options: Options::new(), tasks: BTreeMap::new() }
+        Self { model, languages: None, prompt: plain(), options: Options::new(), tasks: BTreeMap::new() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way to Triton, over gRPC: one request a stream, so that its answer comes as it is generated, and so that dropping
 //! the stream cancels the work in the server. Knows nothing of the services.
 
+mod excess;
 mod health;
 mod models;
 mod reply;
@@ -18,8 +19,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+pub use excess::Excess;
 pub use health::Health;
-pub use models::ModelFacts;
+pub use models::{BYTES_PER_TARGET_TOKEN, ModelFacts};
 pub use reply::Reply;
 pub use request::{Generate, Input};
 

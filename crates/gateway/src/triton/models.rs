@@ -2,12 +2,15 @@
 
 use serde_json::Value;
 
-use super::wire;
+use super::{reply::FINISH_REASON, wire};
 
 /// Defaults of the backend's keys of the same names.
 const MAX_SOURCE_TOKENS: usize = 512;
 const MAX_TARGET_TOKENS: usize = 256;
 const MAX_CONTEXT_TOKENS: usize = 4096;
+
+/// Bytes of a source text whose translation surely fits into a token of the target's limit.
+pub const BYTES_PER_TARGET_TOKEN: usize = 2;
 
 /// From a model's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct ModelFacts {
     pub epoch: u64,
     /// True for an ensemble: it has no options of its own, but hands on a request's parameters to its members.
     pub ensemble: bool,
+    /// True when it can say why a text ends: an ensemble does where its configuration names the output.
+    pub tells_end: bool,
     /// True when tensors have a batch dimension first.
     pub batched: bool,
     /// True when it can give its answer in pieces.
@@ -42,10 +47,11 @@ impl ModelFacts {
         let context = number("max_context_tokens", MAX_CONTEXT_TOKENS) / 3;
         let source = number("max_source_tokens", MAX_SOURCE_TOKENS).saturating_sub(16);
         let target = asked.map_or(usize::MAX, |tokens| tokens as usize);
-        let target = number("max_target_tokens", MAX_TARGET_TOKENS).min(target).saturating_mul(2);
+        let target = number("max_target_tokens", MAX_TARGET_TOKENS).min(target).saturating_mul(BYTES_PER_TARGET_TOKEN);
         Self {
             epoch,
             ensemble: config.platform == "ensemble",
+            tells_end: config.output.iter().any(|output| output.name == FINISH_REASON),
             batched: config.max_batch_size > 0,
             streams: config.model_transaction_policy.is_some_and(|policy| policy.decoupled),
             takes_messages: config.input.iter().any(|input| input.name == "messages"),

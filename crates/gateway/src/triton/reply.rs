@@ -5,6 +5,9 @@ use bytes::{Buf, Bytes};
 use super::wire;
 use crate::error::{ApiError, Result};
 
+/// The output that says why each sequence ended.
+pub(super) const FINISH_REASON: &str = "finish_reason";
+
 /// One response: a value for each sequence in it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reply {
@@ -36,7 +39,7 @@ impl Reply {
         for (output, raw) in response.outputs.iter().zip(response.raw_output_contents) {
             match output.name.as_str() {
                 "text_output" => reply.texts = strings(raw)?,
-                "finish_reason" => reply.finish_reasons = strings(raw)?,
+                FINISH_REASON => reply.finish_reasons = strings(raw)?,
                 "choice_probabilities" => reply.choice_probabilities = strings(raw)?,
                 "sequence_index" => reply.sequences = numbers(&raw),
                 "num_input_tokens" => reply.input_tokens = counts(&raw),

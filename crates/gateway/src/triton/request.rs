@@ -42,12 +42,15 @@ impl Generate {
             Input::Messages(messages) => ("messages", vec![messages]),
         };
         let mut options = self.options;
-        // The members of an ensemble hand on whole texts, and it has no other outputs.
+        // The members of an ensemble hand on whole texts.
         if !facts.ensemble {
             options.insert("stream".into(), json!(self.stream && facts.streams));
-            for output in ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"] {
+            for output in ["return_num_input_tokens", "return_num_output_tokens"] {
                 options.insert(output.into(), json!(true));
             }
+        }
+        if facts.tells_end {
+            options.insert("return_finish_reason".into(), json!(true));
         }
         // One parameter holds every option, lists too, and reaches the members of an ensemble.
         // Without the second, Triton keeps the end of a stream to itself when it carries no output.

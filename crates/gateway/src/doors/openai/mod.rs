@@ -16,9 +16,8 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
 
-use super::{Gateway, body::Body, work};
+use super::{Gateway, body::Body};
 use crate::{
     error::{ApiError, Result},
     observe::{RequestId, Work},
@@ -64,11 +63,9 @@ pub async fn chat(
             ApiError::invalid_argument("got an empty list, expected one message or more").at("messages")
         );
     }
-    fields.only("response_format", &json!({"type": "text"}))?;
-    fields.only("tool_choice", &json!("none"))?;
-    fields.only("modalities", &json!(["text"]))?;
+    let options = fields.chat_template_kwargs()?;
     let input = Input::Messages(Value::Array(messages).to_string());
-    answer(gateway, id, fields, Shape::new(Kind::Chat, model), input, Options::new()).await
+    answer(gateway, id, fields, Shape::new(Kind::Chat, model), input, options).await
 }
 
 /// `POST /v1/completions`
@@ -88,7 +85,6 @@ pub async fn completions(
         };
         return Err(error.at("prompt"));
     }
-    fields.only("best_of", &json!(1))?;
     let mut options = Options::new();
     if facts.takes_messages {
         // A completion goes on from the prompt as it is.
@@ -126,7 +122,7 @@ async fn answer(
     let stream_options: Option<Map<String, Value>> = fields.take("stream_options")?;
     let include_usage =
         stream_options.is_some_and(|options| options.get("include_usage") == Some(&json!(true)));
-    fields.end()?;
+    let renamed = fields.end()?;
     let prompts = match &input {
         Input::Texts(texts) => texts.len(),
         Input::Messages(_) => 1,
@@ -135,6 +131,7 @@ async fn answer(
         Generate { model: shape.model.clone(), input, options, stream, id: id.as_str().to_owned() };
     let waiting = gateway.gate().queue()?;
     let replies = replies(gateway, generate, waiting, id.clone());
+    let replies = replies.map(move |reply| reply.map_err(|error| renamed.told(error)));
     let sequences = Sequences::new(prompts, samples);
     if !stream {
         return whole(replies, sequences, &shape).await;
@@ -159,13 +156,12 @@ fn replies(
     mut waiting: Waiting,
     id: RequestId,
 ) -> impl Stream<Item = Result<Reply>> + Send {
-    let limit = gateway.request_timeout();
-    let end = Instant::now() + limit;
+    let deadline = gateway.deadline();
     async_stream::stream! {
         let mut work = Work::begin("openai", &generate.model, &id);
         while waiting.place() > 0 {
-            if timeout_at(end, waiting.moved()).await.is_err() {
-                yield Err(work.fail(work::late(limit, "still in the queue")));
+            if deadline.reach(waiting.moved()).await.is_none() {
+                yield Err(work.fail(deadline.late("still in the queue")));
                 return;
             }
         }
@@ -173,22 +169,22 @@ fn replies(
         let mut answer = pin!(gateway.0.answers.generate(generate));
         let mut output_tokens = 0;
         loop {
-            match timeout_at(end, answer.next()).await {
-                Ok(Some(Ok(reply))) => {
+            match deadline.reach(answer.next()).await {
+                Some(Some(Ok(reply))) => {
                     output_tokens += reply.output_tokens.iter().sum::<u32>();
                     work.piece(output_tokens);
                     yield Ok(reply);
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     yield Err(work.fail(error));
                     return;
                 }
-                Ok(None) => {
+                Some(None) => {
                     work.done(output_tokens);
                     return;
                 }
-                Err(_) => {
-                    yield Err(work.fail(work::late(limit, "while the text was generated")));
+                None => {
+                    yield Err(work.fail(deadline.late("while the text was generated")));
                     return;
                 }
             }
