@@ -33,7 +33,7 @@ pub struct Dialect {
 }
 
 /// A template that is ready to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Template {
     environment: Environment<'static>,
     /// As errors name it.

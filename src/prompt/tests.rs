@@ -263,6 +263,25 @@ fn a_language_without_a_place_is_refused() {
 }
 
 #[test]
+fn a_language_whose_tag_is_no_token_is_refused() {
+    let is_token = |tag: &str| ["<2pt>", "<2zh_Hant>"].contains(&tag);
+    let limited = |source: &str| template(source).with_known_tags(is_token);
+    let to = |language: &str| PromptOptions { tgt_lang: Some(language.into()), ..PromptOptions::default() };
+    let madlad = limited("<2{{ tgt_lang.code }}> {{ text }}").unwrap();
+    assert_eq!(madlad.render("Hello <2en>", &to("pt_BR")).unwrap(), "<2pt> Hello <2en>");
+    for language in ["en", "zh-TW"] {
+        let error = madlad.render("Hello", &to(language)).unwrap_err();
+        assert!(error.message.ends_with("expected a language of this model: pt"), "{error}");
+    }
+    let spelled = limited("<2{{ tgt_lang.code | replace('-', '_') }}> {{ text }}").unwrap();
+    assert_eq!(spelled.render("Hello", &to("zh-TW")).unwrap(), "<2zh_Hant> Hello");
+    refused(limited("<2{{ tgt_lang.name }}> {{ text }}"), &["prompt_template", "<2Chinese>"]);
+    for other in ["{{ text }} <2", "{{ tgt_lang.code }}: 1 <2 > {{ text }}", "{{ text }}"] {
+        assert!(limited(other).is_ok(), "{other}");
+    }
+}
+
+#[test]
 fn a_prompt_template_is_checked() {
     for (source, parts) in [
         ("{{ text }", &["line 1", "column"][..]),
