@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 use textgen_languages::Languages;
 
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    tokenizer::{MARK, without_marks},
+};
 
 fn chat(source: &str) -> ChatTemplate {
     ChatTemplate::compile(source.to_owned(), BTreeMap::new()).unwrap()
@@ -369,6 +372,11 @@ fn shown(text: &str) -> Result<Cow<'_, str>, Error> {
     Ok(Cow::Owned(format!("`{text}`")))
 }
 
+/// Every text has a mark behind its first character.
+fn marked(text: &str) -> Result<Cow<'_, str>, Error> {
+    Ok(Cow::Owned(format!("{}{MARK}{}", &text[..1], &text[1..])))
+}
+
 fn unchanged(text: &str) -> Result<Cow<'_, str>, Error> {
     Ok(Cow::Borrowed(text))
 }
@@ -461,6 +469,13 @@ fn what_a_client_writes_is_guarded_and_what_a_template_writes_is_not() {
         let prompt = prompts.build(input, options, &shown).unwrap();
         assert_eq!((&*prompt.text, prompt.is_guarded), (expected, expected.contains('`')));
     }
+    // However a template writes a text, its marks stay marks.
+    let written =
+        "{{ m | tojson }}{{ m | tojson(true) }}{{ [m] }}{{ '%r%s' % (m, m) }}{{ m | trim | upper | e }}";
+    let written = chat(&format!("{{% set m = messages[0].content %}}{written}"));
+    let prompt = prompts(Some(written), None).build(&conversation, &plain, &marked).unwrap();
+    assert_eq!(without_marks(&prompt.text), "\"Hello\"\"Hello\"['Hello']'Hello'HelloHELLO");
+    assert_eq!(prompt.text.matches(MARK).count(), 6);
     let parses =
         PromptSettings { parse_special_tokens: true, template: around(), ..PromptSettings::default() };
     let prompt = Prompts::new(speaks(), parses).unwrap().build(&text("a"), &options, &shown).unwrap();
