@@ -94,6 +94,13 @@ impl TextSide {
             }
             None => None,
         };
+        if !manifest.is_decoder_only()
+            && let Some(template) = settings.template.take()
+        {
+            let template = Arc::unwrap_or_clone(template);
+            let template = template.with_known_tags(|tag| tokenizer.token_to_id(tag).is_some())?;
+            settings.template = Some(Arc::new(template));
+        }
         // An encoder's texts name languages and places by special tokens, as its training data did.
         settings.parse_special_tokens |= !manifest.is_decoder_only();
         Ok(Self { manifest, tokenizer, prompts: Prompts::new(chat, settings)? })

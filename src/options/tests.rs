@@ -409,6 +409,27 @@ fn an_option_without_effect_takes_idle_values_only() {
     }
 }
 
+/// The README is what users know of the options.
+#[test]
+fn the_readme_names_each_option_and_the_idle_ones_in_a_table() {
+    let readme = include_str!("../../README.md");
+    for spec in OPTIONS {
+        let name = spec.names[0];
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` | "))).unwrap_or_default();
+        if let Service::Idle { values, .. } = spec.service {
+            for value in values {
+                let value = match value {
+                    OptionValue::Float(float) => float.to_string(),
+                    other => describe(other),
+                };
+                assert!(row.contains(&value), "{name}: {value} is not in: {row}");
+            }
+        }
+        assert_eq!(row.contains("| all: "), matches!(spec.service, Service::Immaterial), "{name}");
+    }
+}
+
 #[test]
 fn arguments_of_the_chat_template_are_an_object_or_one_in_a_string() {
     let of = |json| resolved_with(json, &spec()).unwrap().prompt.chat_template_kwargs;

@@ -33,7 +33,7 @@ pub struct Dialect {
 }
 
 /// A template that is ready to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Template {
     environment: Environment<'static>,
     /// As errors name it.
@@ -83,6 +83,8 @@ impl Template {
             UndefinedBehavior::Lenient
         });
         environment.set_unknown_method_callback(python::method);
+        // Jinja has none, so that a variable of this name may be one of the template's.
+        environment.remove_global("debug");
         builtins::add_to(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);

@@ -10,7 +10,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// Makes a prompt of a text and the languages it is translated between.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PromptTemplate {
     template: Template,
     languages: Languages,
@@ -47,6 +47,32 @@ impl PromptTemplate {
     /// True when a language has a place in it.
     pub fn uses_languages(&self) -> bool {
         self.uses.contains(&true)
+    }
+
+    /// Without the languages that it names by a tag such as `<2pt>` which is no token of the vocabulary: the model would
+    /// read a few characters that mean nothing to it.
+    pub fn with_known_tags(self, is_token: impl Fn(&str) -> bool) -> Result<Self> {
+        let names = |language: &Language| {
+            let [src_lang, tgt_lang] = self.uses.map(|used| used.then_some(language));
+            // A language that the template does not take is refused when it is asked for.
+            self.template.render(Variables { text: "a", src_lang, tgt_lang }).unwrap_or_default()
+        };
+        let known = self.languages.filtered(|language| tags(&names(language)).all(&is_token));
+        if known.iter().next().is_none() {
+            let names = self.languages.iter().next().map(names).unwrap_or_default();
+            return Err(Error::invalid_argument(format!(
+                "prompt_template: its tags of languages, such as `{}`, are no tokens of the model's vocabulary; write \
+                 them as the model's tokenizer has them",
+                tags(&names).find(|tag| !is_token(tag)).unwrap_or_default()
+            )));
+        }
+        let unknown = self.languages.filtered(|language| known.find(&language.code).is_err());
+        if unknown.iter().next().is_some() {
+            log::warn!(
+                "the model's vocabulary has no token for these languages, which are refused: {unknown}"
+            );
+        }
+        Ok(Self { languages: known, ..self })
     }
 
     /// Refuses languages that it cannot name.
@@ -92,6 +118,15 @@ impl PromptTemplate {
                 .map_err(|error| Error::invalid_argument(format!("{name}: {error}"))),
         }
     }
+}
+
+/// The tags of target languages in a prompt, as MADLAD writes them: `<2pt>`.
+fn tags(prompt: &str) -> impl Iterator<Item = &str> {
+    prompt.match_indices("<2").filter_map(|(start, _)| {
+        let tag = &prompt[start..=start + prompt[start..].find('>')?];
+        let is_tag = tag.chars().all(|c| c.is_alphanumeric() || "<>-_".contains(c));
+        is_tag.then_some(tag)
+    })
 }
 
 /// Refuses languages that a request gives to a model whose prompt has no place for them.

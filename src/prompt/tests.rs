@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 use textgen_languages::Languages;
 
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    tokenizer::{MARK, without_marks},
+};
 
 fn chat(source: &str) -> ChatTemplate {
     ChatTemplate::compile(source.to_owned(), BTreeMap::new()).unwrap()
@@ -263,6 +266,25 @@ fn a_language_without_a_place_is_refused() {
 }
 
 #[test]
+fn a_language_whose_tag_is_no_token_is_refused() {
+    let is_token = |tag: &str| ["<2pt>", "<2zh_Hant>"].contains(&tag);
+    let limited = |source: &str| template(source).with_known_tags(is_token);
+    let to = |language: &str| PromptOptions { tgt_lang: Some(language.into()), ..PromptOptions::default() };
+    let madlad = limited("<2{{ tgt_lang.code }}> {{ text }}").unwrap();
+    assert_eq!(madlad.render("Hello <2en>", &to("pt_BR")).unwrap(), "<2pt> Hello <2en>");
+    for language in ["en", "zh-TW"] {
+        let error = madlad.render("Hello", &to(language)).unwrap_err();
+        assert!(error.message.ends_with("expected a language of this model: pt"), "{error}");
+    }
+    let spelled = limited("<2{{ tgt_lang.code | replace('-', '_') }}> {{ text }}").unwrap();
+    assert_eq!(spelled.render("Hello", &to("zh-TW")).unwrap(), "<2zh_Hant> Hello");
+    refused(limited("<2{{ tgt_lang.name }}> {{ text }}"), &["prompt_template", "<2Chinese>"]);
+    for other in ["{{ text }} <2", "{{ tgt_lang.code }}: 1 <2 > {{ text }}", "{{ text }}"] {
+        assert!(limited(other).is_ok(), "{other}");
+    }
+}
+
+#[test]
 fn a_prompt_template_is_checked() {
     for (source, parts) in [
         ("{{ text }", &["line 1", "column"][..]),
@@ -348,6 +370,11 @@ fn text(text: &str) -> PromptInput {
 /// Shows what went through it.
 fn shown(text: &str) -> Result<Cow<'_, str>, Error> {
     Ok(Cow::Owned(format!("`{text}`")))
+}
+
+/// Every text has a mark behind its first character.
+fn marked(text: &str) -> Result<Cow<'_, str>, Error> {
+    Ok(Cow::Owned(format!("{}{MARK}{}", &text[..1], &text[1..])))
 }
 
 fn unchanged(text: &str) -> Result<Cow<'_, str>, Error> {
@@ -442,6 +469,13 @@ fn what_a_client_writes_is_guarded_and_what_a_template_writes_is_not() {
         let prompt = prompts.build(input, options, &shown).unwrap();
         assert_eq!((&*prompt.text, prompt.is_guarded), (expected, expected.contains('`')));
     }
+    // However a template writes a text, its marks stay marks.
+    let written =
+        "{{ m | tojson }}{{ m | tojson(true) }}{{ [m] }}{{ '%r%s' % (m, m) }}{{ m | trim | upper | e }}";
+    let written = chat(&format!("{{% set m = messages[0].content %}}{written}"));
+    let prompt = prompts(Some(written), None).build(&conversation, &plain, &marked).unwrap();
+    assert_eq!(without_marks(&prompt.text), "\"Hello\"\"Hello\"['Hello']'Hello'HelloHELLO");
+    assert_eq!(prompt.text.matches(MARK).count(), 6);
     let parses =
         PromptSettings { parse_special_tokens: true, template: around(), ..PromptSettings::default() };
     let prompt = Prompts::new(speaks(), parses).unwrap().build(&text("a"), &options, &shown).unwrap();

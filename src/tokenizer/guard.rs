@@ -21,7 +21,7 @@ use super::Vocabulary;
 use crate::error::{Error, shortened};
 
 /// Breaks a special token. Unicode keeps this character for programs' own use: it is in no text that is exchanged.
-const MARK: char = '\u{fdd0}';
+pub const MARK: char = '\u{fdd0}';
 /// Looks at one text at most. Each finds the tokens that begin within those of the one before.
 const MAX_LOOKS: usize = 64;
 /// Characters of a client's text that an error message repeats.
@@ -55,6 +55,11 @@ impl Guard {
         let cuts = cuts.map(|(beginning, ending)| (beginning.to_owned(), ending.to_owned()));
         let (beginnings, endings) = cuts.unzip();
         let model = vocabulary.get_model();
+        let mut made_by_model = false;
+        for token in tokens.iter().filter(|token| model.token_to_id(&token.content).is_some()) {
+            // Most have them for their ids alone, and no way that leads there.
+            made_by_model |= model.tokenize(&token.content)?.iter().any(|made| made.value == token.content);
+        }
         Ok(Self {
             contents: AhoCorasick::new(tokens.iter().map(|token| &token.content))?,
             beginnings,
@@ -62,7 +67,7 @@ impl Guard {
             longest: tokens.iter().map(|token| token.content.len()).max().unwrap_or(0),
             any_normalized: vocabulary.get_normalizer().is_some()
                 && tokens.iter().any(|token| token.normalized),
-            made_by_model: tokens.iter().any(|token| model.token_to_id(&token.content).is_some()),
+            made_by_model,
             ids,
         })
     }
@@ -152,35 +157,48 @@ impl Guard {
     /// Tokens of plain text: never a special one.
     pub fn cut(&self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<Token>> {
         let model = vocabulary.get_model();
+        let made = model.tokenize(text)?;
+        let ends = self.ends_of_firsts(&made, text);
+        if ends.is_empty() {
+            return Ok(made);
+        }
         let mut tokens = Vec::new();
         // The last part is the next one.
-        let mut parts = vec![text];
+        let mut parts = Vec::new();
+        push_parts(text, &ends, &mut parts);
         while let Some(part) = parts.pop() {
             let made = model.tokenize(part)?;
-            // The token of what is unknown may be special; its text is another one.
-            let is_special = |token: &&Token| {
-                self.ids.contains(&token.id)
-                    && part.get(token.offsets.0..token.offsets.1) == Some(&*token.value)
-            };
-            let ends = made.iter().filter(is_special).filter_map(|token| {
-                let (start, _) = token.offsets;
-                Some(start + part.get(start..)?.chars().next()?.len_utf8())
-            });
-            let ends: Vec<usize> = ends.filter(|&end| end < part.len()).collect();
-            if ends.is_empty() {
-                tokens.extend(made);
-                continue;
+            match self.ends_of_firsts(&made, part) {
+                ends if ends.is_empty() => tokens.extend(made),
+                ends => push_parts(part, &ends, &mut parts),
             }
-            let mut rest = part;
-            for end in ends.into_iter().rev() {
-                let (before, after) = rest.split_at(end);
-                parts.push(after);
-                rest = before;
-            }
-            parts.push(rest);
         }
         Ok(tokens)
     }
+
+    /// Where the first character of each special token ends.
+    fn ends_of_firsts(&self, made: &[Token], text: &str) -> Vec<usize> {
+        // The token of what is unknown may be special; its text is another one.
+        let is_special = |token: &&Token| {
+            self.ids.contains(&token.id) && text.get(token.offsets.0..token.offsets.1) == Some(&*token.value)
+        };
+        let end = |token: &Token| {
+            let (start, _) = token.offsets;
+            Some(start + text.get(start..)?.chars().next()?.len_utf8())
+        };
+        made.iter().filter(is_special).filter_map(end).filter(|&end| end < text.len()).collect()
+    }
+}
+
+/// Pushes what lies between these places, the last part first.
+fn push_parts<'t>(text: &'t str, ends: &[usize], parts: &mut Vec<&'t str>) {
+    let mut rest = text;
+    for &end in ends.iter().rev() {
+        let (before, after) = rest.split_at(end);
+        parts.push(after);
+        rest = before;
+    }
+    parts.push(rest);
 }
 
 fn unmarkable(token: &str) -> Error {

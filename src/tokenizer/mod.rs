@@ -22,7 +22,7 @@ mod pieces;
 
 pub use detokenizer::Detokenizer;
 use guard::Guard;
-pub use guard::without_marks;
+pub use guard::{MARK, without_marks};
 use normalizer::Normalizer;
 use pieces::PieceTable;
 

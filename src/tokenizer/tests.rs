@@ -441,7 +441,10 @@ fn is_borrowed(text: &Cow<'_, str>) -> bool {
 }
 
 /// As its file has it: pieces of a special token, and what may stand around them.
-const SHREDS: [&str; 16] = [
+const SHREDS: [&str; 19] = [
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<end_of_turn>",
     "<|im_end|>",
     "<|im_start|>",
     "<|",

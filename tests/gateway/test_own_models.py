@@ -60,11 +60,24 @@ def test_every_task_of_the_model_is_there(gateway):
     assert names == {
         "rewrite", "classify", "keywords", "title", "summary", "aspects", "sentiment", "question", "translate",
     }
+    assert all("model" not in task for task in services["augment"]["tasks"]), "one model does them all"
+    languages = services["augment"]["languages"]
+    assert [(language["code"], language["scripts"]) for language in languages] == [("zh", ["Han"]), ("en", ["Latin"])]
     needs = {"classify": {"labels": ["sport", "news"]}, "question": {"answer": "the snow"}}
     for name in names:
-        status, answer = gateway.post("/augment", {"text": "It snows.", "task": name, "max_length": 8, **needs.get(name, {})})
+        asked = {"text": "It snows, and the road is closed.", "task": name, "max_length": 8, "seed": 5, **needs.get(name, {})}
+        status, answer = gateway.post("/augment", asked)
         assert status == 200, (name, answer)
         assert len(answer["augmented_texts"]) == (3 if name == "rewrite" else 1)
+
+
+@pytest.mark.parametrize("task", ["rewrite", "title"])
+def test_what_no_language_of_the_model_is_written_in_is_told(gateway, task):
+    texts = ["下雪了。", "It snows.", "Идёт снег.", "눈이 와요."]
+    asked = {"texts": texts, "task": task, "temperature": 0, "num_return_sequences": 1, "max_length": 4}
+    status, answer = gateway.post("/augment_batch", asked)
+    assert status == 200, answer
+    assert [warning["index"] for warning in answer["warnings"]] == [2, 3]
 
 
 def test_a_classification_answers_with_a_label(gateway):

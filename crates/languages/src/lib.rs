@@ -136,6 +136,11 @@ impl Languages {
         self.list.iter()
     }
 
+    /// Those that `keep` says yes to, as they were listed.
+    pub fn filtered(&self, keep: impl FnMut(&&Language) -> bool) -> Self {
+        Self { list: self.list.iter().filter(keep).cloned().collect() }
+    }
+
     /// The language with this code or name, in whichever case. `pt_BR` and `pt-BR` are `pt`.
     pub fn find(&self, asked: &str) -> Result<&Language, LanguageError> {
         let name = asked.trim().to_lowercase();
@@ -186,7 +191,13 @@ fn language(item: &str) -> Result<Language, LanguageError> {
             // No prompt should call a language by an empty name: what it has in English serves.
             let chinese = chinese.map(str::to_owned).map(Cow::Owned);
             let chinese = chinese.or(known.map(|known| known.chinese)).unwrap_or(english.to_owned().into());
-            Ok(Language { code: code.to_owned().into(), name: english.to_owned().into(), chinese, native, scripts })
+            Ok(Language {
+                code: code.to_owned().into(),
+                name: english.to_owned().into(),
+                chinese,
+                native,
+                scripts,
+            })
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     arguments::{Arguments, text, whole},
     python,
 };
+use crate::tokenizer::without_marks;
 
 /// Adds them.
 pub fn add_to(environment: &mut Environment<'static>) {
@@ -59,7 +60,8 @@ fn truncate(value: String, given: Rest<Value>, named: Kwargs) -> Result<String, 
 
 /// A text as a part of a path, or names and values as a query.
 fn urlencode(value: &Value) -> Result<String, Error> {
-    let quoted = |value: &Value| minijinja::filters::urlencode(&Value::from(value.to_string()));
+    let quoted =
+        |value: &Value| minijinja::filters::urlencode(&Value::from(without_marks(&value.to_string())));
     let query = |name: &Value, value: &Value| {
         let pair = format!("{}={}", quoted(name)?, quoted(value)?);
         Ok::<_, Error>(pair.replace("%20", "+").replace('/', "%2F"))

@@ -6,6 +6,7 @@ use minijinja::{
 };
 
 use super::arguments::Arguments;
+use crate::tokenizer::MARK;
 
 /// Levels of lists and objects at most.
 const MAX_DEPTH: usize = 200;
@@ -122,7 +123,8 @@ impl Writer {
             return Ok(());
         }
         for character in quoted.chars() {
-            if character.is_ascii() && character != '\x7f' {
+            // A mark is none of the text.
+            if character.is_ascii() && character != '\x7f' || character == MARK {
                 json.push(character);
             } else {
                 for unit in character.encode_utf16(&mut [0; 2]) {

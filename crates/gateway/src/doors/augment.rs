@@ -23,11 +23,7 @@ pub async fn one(
     Extension(id): Extension<RequestId>,
     Body(asked): Body<Augmentation>,
 ) -> Result<Json<Value>> {
-    let of_batch = [
-        ("texts", asked.texts.is_some()),
-        ("grouped", asked.grouped),
-        ("partial", asked.partial),
-    ];
+    let of_batch = [("texts", asked.texts.is_some()), ("grouped", asked.grouped), ("partial", asked.partial)];
     if let Some((key, _)) = of_batch.iter().find(|(_, given)| *given) {
         return Err(ApiError::invalid_argument("belongs to /augment_batch; here the key is `text`").at(key));
     }
@@ -129,8 +125,7 @@ async fn augment(
 
 /// The error of the whole, where none of the texts is at fault and none was served.
 fn failed_altogether(texts: &[Result<Augmented>]) -> Option<ApiError> {
-    let of_server = |text: &Result<Augmented>| {
-        text.as_ref().is_err_and(|error| error.code.status().is_server_error())
-    };
+    let of_server =
+        |text: &Result<Augmented>| text.as_ref().is_err_and(|error| error.code.status().is_server_error());
     if texts.iter().all(of_server) { texts.first()?.as_ref().err().cloned() } else { None }
 }

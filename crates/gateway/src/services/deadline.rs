@@ -26,11 +26,7 @@ impl Deadline {
     }
 
     /// The same, where it is an error to be late.
-    pub async fn within<T>(
-        &self,
-        where_it_was: &str,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+    pub async fn within<T>(&self, where_it_was: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.reach(work).await.unwrap_or_else(|| Err(self.late(where_it_was)))
     }
 

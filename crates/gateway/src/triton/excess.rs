@@ -35,9 +35,11 @@ mod tests {
 
     #[test]
     fn the_backends_words_are_understood() {
-        let encoder = "in ensemble 'a', text 2: 781 tokens, at most 512 are served; shorten or split the text";
+        let encoder =
+            "in ensemble 'a', text 2: 781 tokens, at most 512 are served; shorten or split the text";
         assert_eq!(Excess::told_in(encoder), Some(Excess { tokens: 781, limit: 512 }));
-        let decoder = "text 0: its prompt has 5000 tokens, the context holds 4096, at least one generated token";
+        let decoder =
+            "text 0: its prompt has 5000 tokens, the context holds 4096, at least one generated token";
         assert_eq!(Excess::told_in(decoder), Some(Excess { tokens: 5000, limit: 4096 }));
         for other in ["", "text 0: no tokens; give it some text", "x tokens, at most y"] {
             assert_eq!(Excess::told_in(other), None);

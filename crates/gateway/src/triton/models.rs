@@ -47,7 +47,8 @@ impl ModelFacts {
         let context = number("max_context_tokens", MAX_CONTEXT_TOKENS) / 3;
         let source = number("max_source_tokens", MAX_SOURCE_TOKENS).saturating_sub(16);
         let target = asked.map_or(usize::MAX, |tokens| tokens as usize);
-        let target = number("max_target_tokens", MAX_TARGET_TOKENS).min(target).saturating_mul(BYTES_PER_TARGET_TOKEN);
+        let target =
+            number("max_target_tokens", MAX_TARGET_TOKENS).min(target).saturating_mul(BYTES_PER_TARGET_TOKEN);
         Self {
             epoch,
             ensemble: config.platform == "ensemble",

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     pieces::{PieceLimits, Pieces},
-    request::{MAX_TEMPERATURE, Limits},
+    request::{Limits, MAX_TEMPERATURE},
     task::{Task, Tasks},
     variants::{Drawn, FinishReason, LabelProbability, Source, distinct},
 };

@@ -44,7 +44,8 @@ impl Pieces {
             if line.text.len() <= limits.sentences {
                 pieces.add(&line.text, false);
             } else {
-                pieces.add_sentences(&split(&line.text, language, SegmentKind::Sentence, limits.piece), limits);
+                pieces
+                    .add_sentences(&split(&line.text, language, SegmentKind::Sentence, limits.piece), limits);
             }
             pieces.add(line.joint(Blanks::Kept), true);
         }
@@ -131,7 +132,10 @@ mod tests {
                 assert_eq!(&text[start..start + piece.len()], piece);
             }
         }
-        assert_eq!(rewritten("One. Two.\n  Three.\r\n--- 12:30 ---\nFour.\n"), ["One. Two.", "Three.", "Four."]);
+        assert_eq!(
+            rewritten("One. Two.\n  Three.\r\n--- 12:30 ---\nFour.\n"),
+            ["One. Two.", "Three.", "Four."]
+        );
     }
 
     #[test]

@@ -59,7 +59,8 @@ mod tests {
         for text in ["今天天气很好。", "Привет, мир!", "1. שלום 😀"] {
             assert_eq!(warned("en", text), Some(("unreadable_script", true)), "{text}");
         }
-        for text in ["Hello.", "Olá, ção", "今天 iPhone 很好", "ＡＢＣ", "", "12:30 😀 → ①", "ª"] {
+        for text in ["Hello.", "Olá, ção", "今天 iPhone 很好", "ＡＢＣ", "", "12:30 😀 → ①", "ª"]
+        {
             assert_eq!(warned("en", text), None, "{text}");
         }
         assert_eq!(warned("en, zh", "今天天气很好。"), None);

@@ -120,8 +120,6 @@ impl Tasks {
         let prompt = template.and_then(|template| {
             template.render(context! { text, labels => labels.to_vec(), answer, src_lang, tgt_lang })
         });
-        prompt.map_err(|error| {
-            ApiError::internal(format!("the prompt of the task `{}`: {error}", task.name))
-        })
+        prompt.map_err(|error| ApiError::internal(format!("the prompt of the task `{}`: {error}", task.name)))
     }
 }

@@ -128,7 +128,8 @@ mod tests {
         }
 
         async fn variants(&mut self, wanted: usize) -> Result<Vec<String>> {
-            let deadline = Deadline::after(Duration::from_millis(if self.texts.len() > 1 { 9_000 } else { 50 }));
+            let deadline =
+                Deadline::after(Duration::from_millis(if self.texts.len() > 1 { 9_000 } else { 50 }));
             let drawn = distinct("The cat.", wanted, &deadline, self).await?;
             Ok(drawn.variants.into_iter().map(|variant| variant.text).collect())
         }
@@ -143,13 +144,21 @@ mod tests {
             let texts = self.texts.remove(0)?;
             assert_eq!(texts.len(), count);
             let variant = |text: &str| Variant { text: text.to_owned(), finish_reason: None };
-            Ok(Drawn { variants: texts.into_iter().map(variant).collect(), output_tokens: 1, ..Default::default() })
+            Ok(Drawn {
+                variants: texts.into_iter().map(variant).collect(),
+                output_tokens: 1,
+                ..Default::default()
+            })
         }
     }
 
     #[tokio::test]
     async fn what_repeats_is_drawn_again_in_its_place() {
-        let mut source = Scripted::of(&[&["A cat", "the CAT", "a cat!", "Cats"], &["Kitty", "cats."], &["cats", "Tom", "Joe"]]);
+        let mut source = Scripted::of(&[
+            &["A cat", "the CAT", "a cat!", "Cats"],
+            &["Kitty", "cats."],
+            &["cats", "Tom", "Joe"],
+        ]);
         assert_eq!(source.variants(4).await.unwrap(), ["A cat", "Kitty", "Tom", "Cats"]);
         assert_eq!(source.asked, [(0, 4), (1, 2), (2, 3)]);
     }
