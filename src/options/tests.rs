@@ -522,7 +522,7 @@ fn choices_that_the_tokenizer_normalizes_keep_their_spelling() {
     SentencePiece::read(&model).unwrap().tokenizer_files(options).unwrap().write(folder.path()).unwrap();
     let spec = TokenizerSpec { add_special_tokens: true, source_suffix: Vec::new(), normalizer: true };
     let tokenizer = Tokenizer::load(folder.path(), &spec).unwrap();
-    let generation = GenerationSpec { eos_token_ids: vec![1], ..self::spec() };
+    let generation = GenerationSpec { suppress_tokens: Vec::new(), ..self::spec() };
     let resolve = |choices: &[&str], others: Value| {
         given(with_choices(json!(choices), others)).unwrap().resolve(&generation, &tokenizer)
     };
