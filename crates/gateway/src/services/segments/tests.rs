@@ -8,7 +8,8 @@ fn texts(segments: &Segments) -> Vec<&str> {
 
 /// The text again, with a function of each segment in its place.
 fn rejoined(segments: &Segments, answer: impl Fn(&str) -> String, blanks: Blanks) -> String {
-    segments.join(segments.list.iter().map(|segment| answer(&segment.text)), blanks)
+    let parts = segments.list.iter().map(|segment| answer(&segment.text) + segment.joint(blanks));
+    segments.before.clone() + &parts.collect::<String>()
 }
 
 fn same(segments: &Segments) -> String {
