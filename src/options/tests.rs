@@ -532,7 +532,7 @@ fn choices_that_the_tokenizer_normalizes_keep_their_spelling() {
         &["今天，自由", "精彩"],
         &["１", "２"],
         &["自由 ", "奴隶"],
-        &["\u{fb01}sh", " the", "ＡＢＣ"],
+        &["\u{fb01}sh", " the", "ａｂｃ"],
     ] {
         let guide = resolve(choices, json!({})).unwrap().params.guide.unwrap();
         for choice in choices {

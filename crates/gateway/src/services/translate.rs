@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     answers::Answers,
-    segments::{self, Blanks, Segments},
+    segments::{self, Blanks, Segments, take_stop},
     wanted::Wanted,
 };
 use crate::{
@@ -245,6 +245,7 @@ impl Translator {
         id: &str,
     ) -> impl Stream<Item = Result<Event>> + Send + use<> {
         let (answers, id) = (self.answers.clone(), id.to_owned());
+        let of_sentences = self.kind == SegmentKind::Sentence;
         try_stream! {
             let Prepared { model, src_lang, tgt_lang, options, segments } = prepared;
             let blanks = Blanks::between(src_lang.as_deref(), &tgt_lang);
@@ -258,9 +259,10 @@ impl Translator {
             let mut kept = segments.before;
             for segment in &segments.list {
                 for next in to_start.by_ref().take(AHEAD - at_work.len()) {
+                    let text = if of_sentences { next.sentence() } else { next.text.as_str().into() };
                     let request = Generate {
                         model: model.clone(),
-                        input: Input::Texts(vec![next.text.clone()]),
+                        input: Input::Texts(vec![text.into_owned()]),
                         options: options.clone(),
                         stream: true,
                         id: id.clone(),
@@ -270,6 +272,8 @@ impl Translator {
                     at_work.push_back(replies);
                 }
                 let Some(mut replies): Option<mpsc::Receiver<Result<Reply>>> = at_work.pop_front() else { break };
+                // The last character so far, if it may be the full stop that the text does not have.
+                let mut stop = None;
                 while let Some(reply) = replies.recv().await {
                     let reply = reply?;
                     usage.input_tokens += reply.input_tokens.iter().sum::<u32>();
@@ -278,8 +282,15 @@ impl Translator {
                         finish_reason = "length";
                     }
                     let piece = reply.texts.concat();
-                    if !piece.is_empty() {
-                        kept.push_str(&piece);
+                    if piece.is_empty() {
+                        continue;
+                    }
+                    kept.extend(stop.take());
+                    kept.push_str(&piece);
+                    if of_sentences && segment.gets_stop() {
+                        stop = take_stop(&mut kept);
+                    }
+                    if !kept.is_empty() {
                         yield Event::Delta(std::mem::take(&mut kept), usage);
                     }
                 }

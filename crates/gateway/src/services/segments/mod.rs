@@ -9,7 +9,7 @@ mod kept;
 mod layout;
 mod sentences;
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -33,6 +33,8 @@ pub struct Segment {
     /// All that stands between it and the next one, or the end.
     after: String,
     seam: Seam,
+    /// It has no full stop since it is a heading, or an emoji ends it.
+    is_title: bool,
 }
 
 /// What a segment is parted by from the next.
@@ -76,6 +78,21 @@ fn joins_sentences(code: &str) -> bool {
 }
 
 impl Segment {
+    /// What a model of sentences gets: a title with a full stop, since it takes one without for a part of something.
+    /// [`take_stop`] takes it from the answer.
+    pub fn sentence(&self) -> Cow<'_, str> {
+        if !self.is_title {
+            return Cow::Borrowed(&self.text);
+        }
+        let is_wide = self.text.ends_with(|last| matches!(last, '\u{3040}'..='\u{9fff}'));
+        Cow::Owned(format!("{}{}", self.text, if is_wide { '。' } else { '.' }))
+    }
+
+    /// True when [`Self::sentence`] has a full stop that the text does not have.
+    pub fn gets_stop(&self) -> bool {
+        self.is_title
+    }
+
     /// What goes after the model's answer.
     pub fn joint(&self, blanks: Blanks) -> &str {
         match (self.seam, blanks) {
@@ -85,6 +102,13 @@ impl Segment {
             _ => &self.after,
         }
     }
+}
+
+/// The full stop at the end of a text, which it loses.
+pub fn take_stop(text: &mut String) -> Option<char> {
+    let stop = text.chars().next_back().filter(|last| matches!(last, '.' | '。'))?;
+    text.pop();
+    Some(stop)
 }
 
 /// Cuts `text`, in the language with this code if it is known, at its lines and columns; these at their sentences when
@@ -155,6 +179,7 @@ fn assemble(text: &str, pieces: &[Piece]) -> Segments {
         return Segments { before: text.to_owned(), list: Vec::new() };
     };
     let mut list = Vec::with_capacity(pieces.len());
+    let mut before = &text[..first.range.start];
     for (index, piece) in pieces.iter().enumerate() {
         let next = pieces.get(index + 1);
         let after = &text[piece.range.end..next.map_or(text.len(), |next| next.range.start)];
@@ -168,9 +193,19 @@ fn assemble(text: &str, pieces: &[Piece]) -> Segments {
             Some(_) if piece.goes_on && after.trim().is_empty() => Seam::Sentence,
             _ => Seam::Fixed,
         };
-        list.push(Segment { text: core.to_owned(), after: after.to_owned(), seam });
+        let is_title = core.ends_with(char::is_alphanumeric) && is_title(before, after);
+        list.push(Segment { text: core.to_owned(), after: after.to_owned(), seam, is_title });
+        before = after;
     }
     Segments { before: text[..first.range.start].to_owned(), list }
+}
+
+/// True for what stands between these two: behind the mark of a heading, or before an emoji.
+fn is_title(before: &str, after: &str) -> bool {
+    let heading = before.trim_end_matches(' ');
+    let is_emoji = |c: char| matches!(c, '\u{2600}'..='\u{27bf}' | '\u{1f000}'..='\u{1faff}');
+    heading.len() < before.len() && heading.ends_with('#')
+        || after.trim_start_matches(' ').starts_with(is_emoji)
 }
 
 /// True when a word goes from one into the other: of a script without blanks, none does.

@@ -330,3 +330,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_title_is_a_sentence_to_a_model_of_sentences() {
+    let sentences = |text: &str| -> Vec<String> {
+        let segments = split(text, Some("en"), SegmentKind::Sentence, 500);
+        segments.list.iter().map(|segment| segment.sentence().into_owned()).collect()
+    };
+    assert_eq!(sentences("# Getting started"), ["Getting started."]);
+    assert_eq!(sentences("## 开始"), ["开始。"]);
+    assert_eq!(sentences("Thanks 😊\nSee you! 😊"), ["Thanks.", "See you!"]);
+    for (text, sentence) in [
+        ("Getting started", "Getting started"),
+        ("- Milk", "Milk"),
+        ("# Ready?", "Ready?"),
+        ("C# is a language", "C# is a language"),
+    ] {
+        assert_eq!(sentences(text), [sentence]);
+    }
+    let mut text = "Começando.".to_owned();
+    assert_eq!((take_stop(&mut text), &*text), (Some('.'), "Começando"));
+    assert_eq!((take_stop(&mut text), &*text), (None, "Começando"));
+}
