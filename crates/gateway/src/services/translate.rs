@@ -254,9 +254,8 @@ impl Translator {
             let mut tasks = JoinSet::new();
             let mut at_work = VecDeque::new();
             let mut to_start = segments.list.iter();
-            if !segments.before.is_empty() {
-                yield Event::Delta(segments.before.clone(), usage);
-            }
+            // It goes with the model's first piece, by which clients and metrics tell how long they waited.
+            let mut kept = segments.before;
             for segment in &segments.list {
                 for next in to_start.by_ref().take(AHEAD - at_work.len()) {
                     let request = Generate {
@@ -280,14 +279,18 @@ impl Translator {
                     }
                     let piece = reply.texts.concat();
                     if !piece.is_empty() {
-                        yield Event::Delta(piece, usage);
+                        kept.push_str(&piece);
+                        yield Event::Delta(std::mem::take(&mut kept), usage);
                     }
                 }
                 usage.segments += 1;
-                let joint = segment.joint(blanks);
-                if !joint.is_empty() {
-                    yield Event::Delta(joint.to_owned(), usage);
+                kept.push_str(segment.joint(blanks));
+                if !kept.is_empty() {
+                    yield Event::Delta(std::mem::take(&mut kept), usage);
                 }
+            }
+            if !kept.is_empty() {
+                yield Event::Delta(kept, usage);
             }
             yield Event::Done(finish_reason, usage);
         }

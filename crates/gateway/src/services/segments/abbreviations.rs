@@ -108,12 +108,12 @@ const LISTS: [Lists; 13] = [
     Lists {
         code: "en",
         before_anything: "Mr Mrs Ms Mx Messrs Mmes Dr Drs Prof Rev Fr Hon Pres Gov Sen Rep Gen Maj Col Lt Sgt Capt Cpl Cmdr
-            Adm Supt Insp Det St Sts Ste Mt Mts Ft Pt Pte Pvt Asst Assoc Amb Atty Dept vs viz cf approx e.g i.e eg
+            Adm Supt Insp Det Sts Ste Mt Mts Ft Pt Pte Pvt Asst Assoc Amb Atty Dept vs viz cf approx e.g i.e eg
             ie ca al esp resp incl excl aka Mlle Mme Msgr Sr Sra",
         before_number: "no nos nr p pp vol vols ch chap sec sect fig figs eq eqs ex art par para ver v Jan Feb Mar Apr Jun Jul
             Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min
             ft lb lbs oz yd hr hrs",
-        before_name: "Jr Inc Ltd Co Corp Bros Ave Blvd Rd Hwy Pl Sq Univ Assn Ph.D M.D B.A M.A B.Sc M.Sc Mon Tue Tues Wed Thu
+        before_name: "Jr Inc Ltd Co Corp Bros St Ave Blvd Rd Hwy Pl Sq Univ Assn Ph.D M.D B.A M.A B.Sc M.Sc Mon Tue Tues Wed Thu
             Thur Thurs Fri Sat Calif Mass Fla Tex Ariz Conn Mich Minn Penn Wash etc Est a.m p.m am pm",
         starters: "The A An This That These Those He She It We They You I There Here His Her Its Our Their My Your In On At
             By For From With Without After Before During Since Until While When Where Why How What Who Which If

@@ -76,7 +76,8 @@ fn is_letter(c: char) -> bool {
     c.is_alphabetic() && !matches!(c, 'ℹ' | 'Ⓐ'..='ⓩ' | '\u{1f100}'..='\u{1f1ff}')
 }
 
-/// True for a URL and for an e-mail address, with punctuation around it or not.
+/// True for a URL, with its scheme or without, for an e-mail address, and for the name of a file; with punctuation around it
+/// or not.
 fn is_address(word: &str) -> bool {
     let word = word.trim_matches(|c: char| {
         matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | '"' | '\'' | ',' | ';' | '.' | '!')
@@ -87,14 +88,22 @@ fn is_address(word: &str) -> bool {
             && !rest.is_empty()
     });
     let www = word.get(..4).is_some_and(|www| www.eq_ignore_ascii_case("www.")) && word[4..].contains('.');
-    let mail = word.strip_prefix("mailto:").unwrap_or(word);
+    // `example.com/a?b`, `Node.js`, `report.v2.pdf`
+    let name = word.split(['/', '?', '#', ':']).next().unwrap_or_default();
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    let name = name.rsplit_once('.').is_some_and(|(labels, top)| {
+        labels.split('.').all(is_label) && top.len() > 1 && top.bytes().all(|byte| byte.is_ascii_lowercase())
+    });
+    let mail = word.strip_prefix("mailto:").unwrap_or(word).split('?').next().unwrap_or_default();
     let mail = mail.split_once('@').is_some_and(|(name, host)| {
         let is_part = |part: &str| {
             !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || "-_+%.'&=".contains(c))
         };
         is_part(name) && is_part(host) && host.rsplit_once('.').is_some_and(|(_, top)| top.len() > 1)
     });
-    url || www || mail
+    url || www || name || mail
 }
 
 /// Signs that readers see rather than read: alone they are kept, also where they touch a word.

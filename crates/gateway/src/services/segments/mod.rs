@@ -87,20 +87,6 @@ impl Segment {
     }
 }
 
-impl Segments {
-    // Of use where answers come whole.
-    #[allow(dead_code)]
-    /// The text with the answers, one for each segment, in place of its segments.
-    pub fn join<T: AsRef<str>>(&self, answers: impl IntoIterator<Item = T>, blanks: Blanks) -> String {
-        let mut text = self.before.clone();
-        for (segment, answer) in self.list.iter().zip(answers) {
-            text.push_str(answer.as_ref());
-            text.push_str(segment.joint(blanks));
-        }
-        text
-    }
-}
-
 /// Cuts `text`, in the language with this code if it is known, at its lines and columns; these at their sentences when
 /// `kind` or `max_bytes` says so; and what is still too long between words, or between characters where there is no blank.
 pub fn split(text: &str, language: Option<&str>, kind: SegmentKind, max_bytes: usize) -> Segments {

@@ -8,7 +8,8 @@ fn texts(segments: &Segments) -> Vec<&str> {
 
 /// The text again, with a function of each segment in its place.
 fn rejoined(segments: &Segments, answer: impl Fn(&str) -> String, blanks: Blanks) -> String {
-    segments.join(segments.list.iter().map(|segment| answer(&segment.text)), blanks)
+    let parts = segments.list.iter().map(|segment| answer(&segment.text) + segment.joint(blanks));
+    segments.before.clone() + &parts.collect::<String>()
 }
 
 fn same(segments: &Segments) -> String {
@@ -120,6 +121,9 @@ fn what_belongs_to_a_sentence_goes_with_it() {
         "See https://example.com/a!b for more",
         "Write to ann@example.com please",
         "a - b",
+        "foo.bar() ends",
+        "U.S.A.",
+        "Hello.World",
     ] {
         holds("en", &format!("⟦{text}⟧"));
     }
@@ -150,7 +154,9 @@ fn what_has_no_words_is_kept_whole() {
         "https://example.com/watch?v=1&t=5",
         "<https://example.com>",
         "www.example.com, www.example.org",
-        "mailto:ann@example.com",
+        "mailto:ann@example.com?subject=a.b",
+        "example.com/a?b=c, example.org",
+        "- report.v2.pdf",
         "(ann.b+c@mail.example.co.uk)",
         "📧 ann@example.com",
         "- https://example.com",
