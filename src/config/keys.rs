@@ -217,6 +217,8 @@ pub struct ModelConfig {
     pub option_defaults: RequestOptions,
     /// The model's own configuration wants drafts, rather than the command line's for all models.
     wants_drafts: bool,
+    /// The model's own configuration wants special tokens taken for text.
+    wants_plain_text: bool,
 }
 
 impl ModelConfig {
@@ -302,6 +304,8 @@ impl ModelConfig {
             request_timeout: Some(duration(&REQUEST_TIMEOUT_MS)?).filter(|timeout| !timeout.is_zero()),
             wants_drafts: own.contains_key(PROMPT_LOOKUP_NUM_TOKENS.name)
                 && settings.number(&PROMPT_LOOKUP_NUM_TOKENS)? > 0,
+            wants_plain_text: own.contains_key(PARSE_SPECIAL_TOKENS)
+                && !settings.flag(PARSE_SPECIAL_TOKENS)?,
             option_defaults: settings
                 .text(SAMPLING_PARAMETERS)
                 .map_or(Ok(RequestOptions::default()), options)?,
@@ -320,8 +324,19 @@ impl ModelConfig {
         )))
     }
 
+    /// Refuses what the texts of this model could not have.
+    pub fn check_texts(&self, model: &TextSide) -> Result<()> {
+        if self.wants_plain_text && !model.manifest.is_decoder_only() {
+            return Err(Error::invalid_argument(format!(
+                "config.pbtxt, parameters[{PARSE_SPECIAL_TOKENS}]: got false, but an encoder's texts always have their \
+                 special tokens; leave the key out"
+            )));
+        }
+        self.check_option_defaults(model)
+    }
+
     /// Refuses option defaults that a request of this model could not have.
-    pub fn check_option_defaults(&self, model: &TextSide) -> Result<()> {
+    fn check_option_defaults(&self, model: &TextSide) -> Result<()> {
         if self.option_defaults == RequestOptions::default() {
             return Ok(());
         }

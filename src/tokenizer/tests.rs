@@ -405,10 +405,6 @@ fn special_ids(tokenizer: &Tokenizer) -> Vec<u32> {
     added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect()
 }
 
-fn is_borrowed(text: &Cow<'_, str>) -> bool {
-    matches!(text, Cow::Borrowed(_))
-}
-
 /// As its file has it: pieces of a special token, and what may stand around them.
 const SHREDS: [&str; 19] = [
     "<|eot_id|>",
@@ -470,7 +466,7 @@ fn texts_without_special_tokens_stay_as_they_are() {
             "|x|",
         ] {
             let marked = tokenizer.guard(text).unwrap();
-            assert!(is_borrowed(&marked), "{name} {text:?}");
+            assert!(matches!(marked, Cow::Borrowed(_)), "{name} {text:?}");
             assert_eq!(
                 tokenizer.encode_guarded(&marked, true).unwrap(),
                 tokenizer.encode_target(text).unwrap(),

@@ -183,9 +183,7 @@ fn of_string(state: &State, string: &str, name: &str, all: &[Value]) -> Result<O
         }
         "isdecimal" => {
             let [] = arguments.bind([])?;
-            Value::from(
-                !string.is_empty() && string.chars().all(|c| c.is_numeric() && c.to_digit(10).is_some()),
-            )
+            Value::from(!string.is_empty() && string.chars().all(|c| c.is_ascii_digit()))
         }
         "isidentifier" => {
             let [] = arguments.bind([])?;
