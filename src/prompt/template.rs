@@ -124,9 +124,7 @@ impl PromptTemplate {
 fn tags(prompt: &str) -> impl Iterator<Item = &str> {
     prompt.match_indices("<2").filter_map(|(start, _)| {
         let tag = &prompt[start..=start + prompt[start..].find('>')?];
-        // A name may have blanks within.
-        let is_tag = tag[2..].starts_with(char::is_alphanumeric)
-            && tag.chars().all(|c| c.is_alphanumeric() || "<>-_ ".contains(c));
+        let is_tag = tag[2..].starts_with(char::is_alphabetic) && !tag[1..].contains(['<', '\n']);
         is_tag.then_some(tag)
     })
 }

@@ -200,5 +200,33 @@ def test_ensemble_forwards_options(http):
     assert len(http.text("paraphrase-en", ENGLISH, max_tokens=2)) < len(http.text("paraphrase-en", ENGLISH))
 
 
+def test_ensemble_says_what_either_member_cut(http):
+    """With room for all of the English, the Portuguese may still be cut; what is made of that is not whole."""
+    reasons = [
+        http.generate("paraphrase-en", ENGLISH, max_tokens=max_tokens).json["finish_reason"] for max_tokens in range(1, 20)
+    ]
+    assert reasons[0] == "length" and reasons[-1] == "stop" and reasons == sorted(reasons)
+    back = http.generate("translate-pt-en", "O gato", source_finish_reason="length", return_finish_reason=True).json
+    assert back["finish_reason"] == "length"
+    back = http.generate("translate-pt-en", "O gato", source_finish_reason="stop", return_finish_reason=True).json
+    assert back["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("model", WHOLE)
+def test_one_reason_for_each_source(http, model):
+    reasons = ["stop", "length", "stop"]
+    rows = [3, 1] if batched(model) else [3]
+    inputs = [texts_tensor(model, TEXTS), tensor("source_finish_reason", reasons, rows)]
+    named = [{"name": "finish_reason"}]
+    reply = http.infer(model, inputs, outputs=named)
+    assert reply.status == 200, reply
+    assert reply.json["outputs"][0]["data"] == reasons
+
+
+def test_a_reason_too_few_is_refused(http):
+    reply = http.infer("whole", [texts_tensor("whole", TEXTS), tensor("source_finish_reason", ["stop"])])
+    assert reply.status == 400 and "source_finish_reason" in reply.error
+
+
 def test_the_committed_ensemble_is_the_one_served(http):
     assert http.config("paraphrase-en")["platform"] == "ensemble"
