@@ -1,21 +1,27 @@
 //! The only room that knows the `tokenizers` crate: text to ids, ids to text piece by piece.
 
 use std::{
+    borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
 };
 
 use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TextNormalizer, TokenizerSpec};
-use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, OffsetType, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
 
 use crate::error::{Error, Result};
 
 mod detokenizer;
+mod guard;
 mod normalizer;
 mod pieces;
 
 pub use detokenizer::Detokenizer;
+use guard::Guard;
+pub use guard::{MARK, without_marks};
 use normalizer::Normalizer;
 use pieces::PieceTable;
 
@@ -27,6 +33,7 @@ type Vocabulary =
 pub struct Tokenizer {
     vocabulary: Arc<Vocabulary>,
     pieces: Arc<PieceTable>,
+    guard: Guard,
     add_special_tokens: bool,
     source_suffix: Vec<u32>,
 }
@@ -44,13 +51,14 @@ impl Tokenizer {
     }
 
     fn from_json(json: &[u8], normalizer: Option<TextNormalizer>, spec: &TokenizerSpec) -> Result<Self> {
-        let vocabulary = guarded(|| {
+        let (vocabulary, guard) = guarded(|| {
             let mut vocabulary = Vocabulary::from_bytes(json)?;
             vocabulary.with_truncation(None)?.with_padding(None);
             if let Some(normalizer) = normalizer {
                 vocabulary.with_normalizer(Some(Normalizer::SentencePiece(normalizer)));
             }
-            Ok(vocabulary)
+            let guard = Guard::new(&vocabulary)?;
+            Ok((vocabulary, guard))
         })
         .map_err(|reason| {
             Error::invalid_argument(format!(
@@ -61,6 +69,7 @@ impl Tokenizer {
         Ok(Self {
             pieces: Arc::new(PieceTable::new(Arc::clone(&vocabulary))?),
             vocabulary,
+            guard,
             add_special_tokens: spec.add_special_tokens,
             source_suffix: spec.source_suffix.clone(),
         })
@@ -78,15 +87,40 @@ impl Tokenizer {
         self.encode(text, false)
     }
 
+    /// `text` with marks, so that no special token in it is one when it has become a part of a prompt: see
+    /// [`Self::encode_guarded`]. The marks are characters of the text, for templates too.
+    pub fn guard<'t>(&self, text: &'t str) -> Result<Cow<'t, str>> {
+        match guarded(|| Ok(self.guard.marked(text, &self.vocabulary))) {
+            Ok(marked) => marked,
+            Err(reason) => Err(not_encoded(text, &reason)),
+        }
+    }
+
+    /// Ids of a prompt whose parts by a client went through [`Self::guard`]; special tokens are added unless it has its
+    /// own. Where no part has any, they are those of [`Self::encode_target`] or [`Self::encode_source`].
+    pub fn encode_guarded(&self, prompt: &str, has_special_tokens: bool) -> Result<Vec<u32>> {
+        let add_special_tokens = !has_special_tokens && self.add_special_tokens;
+        let mut ids = if self.guard.needs_care(prompt) {
+            let encoded = guarded(|| {
+                let mut parts = guard::parts(prompt, &self.vocabulary)?;
+                parts.tokenize(|part| self.guard.cut(part.get(), &self.vocabulary))?;
+                let encoding = parts.into_encoding(None, 0, OffsetType::None)?;
+                let encoding = self.vocabulary.post_process(encoding, None, add_special_tokens)?;
+                Ok(encoding.get_ids().to_vec())
+            });
+            encoded.map_err(|reason| not_encoded(prompt, &reason))?
+        } else {
+            self.encode(prompt, add_special_tokens)?
+        };
+        if !has_special_tokens {
+            ids.extend_from_slice(&self.source_suffix);
+        }
+        Ok(ids)
+    }
+
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        guarded(|| Ok(self.vocabulary.encode_fast(text, add_special_tokens)?.get_ids().to_vec())).map_err(
-            |reason| {
-                Error::invalid_argument(format!(
-                    "text of {} bytes: the model's tokenizer cannot encode it: {reason}",
-                    text.len()
-                ))
-            },
-        )
+        guarded(|| Ok(self.vocabulary.encode_fast(text, add_special_tokens)?.get_ids().to_vec()))
+            .map_err(|reason| not_encoded(text, &reason))
     }
 
     /// Id of a token by its literal name.
@@ -103,6 +137,13 @@ impl Tokenizer {
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.pieces))
     }
+}
+
+fn not_encoded(text: &str, reason: &str) -> Error {
+    Error::invalid_argument(format!(
+        "text of {} bytes: the model's tokenizer cannot encode it: {reason}",
+        text.len()
+    ))
 }
 
 fn load_normalizer(path: &Path) -> Result<TextNormalizer> {
