@@ -1,13 +1,19 @@
-//! The only file that knows how `minijinja` is set up: as transformers sets Jinja up for chat templates.
+//! The only room that knows `minijinja`: it is set up as transformers sets Jinja up for chat templates.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use minijinja::{
     AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value,
-    syntax::SyntaxConfig,
-    value::{Kwargs, Serde},
+    syntax::SyntaxConfig, value::Serde,
 };
 use serde::Serialize;
+
+mod arguments;
+mod builtins;
+mod json;
+mod operators;
+mod python;
+mod source;
 
 use crate::error::{Error, Result, shortened};
 
@@ -32,6 +38,8 @@ pub struct Template {
     environment: Environment<'static>,
     /// As errors name it.
     name: String,
+    /// What it mentions and does not set itself, or not before it reads it.
+    variables: HashSet<String>,
 }
 
 /// Why a rendering failed.
@@ -66,20 +74,30 @@ impl Template {
             .keep_trailing_newline(dialect.keep_trailing_newline)
             .build()
             .map_err(|error| Error::internal(error.to_string()))?;
+        let source = source::prepared(&source, syntax.clone());
+        let mut variables = source::read_first(&source, syntax.clone());
         environment.set_syntax(syntax);
         environment.set_undefined_behavior(if dialect.strict {
             UndefinedBehavior::Strict
         } else {
             UndefinedBehavior::Lenient
         });
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
+        // Jinja has none, so that a variable of this name may be one of the template's.
+        environment.remove_global("debug");
+        builtins::add_to(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
+        environment.add_function(source::REMAINDER, operators::remainder);
+        environment.add_function(source::VARIADIC, operators::variadic);
+        environment.add_filter("tojson", json::to_json);
         environment
             .add_template_owned(name.to_owned(), source)
             .map_err(|error| Error::invalid_argument(describe(&error)))?;
-        Ok(Self { environment, name: name.to_owned() })
+        if let Ok(template) = environment.get_template(name) {
+            variables.extend(template.undeclared_variables(false));
+        }
+        Ok(Self { environment, name: name.to_owned(), variables })
     }
 
     /// Text of the template with these variables.
@@ -98,10 +116,14 @@ impl Template {
         })
     }
 
+    /// True for the name of a function that every template has.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.environment.globals().any(|(known, _)| known == name)
+    }
+
     /// True when the template mentions a variable that it does not set itself.
     pub fn uses(&self, variable: &str) -> bool {
-        let template = self.environment.get_template(&self.name);
-        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+        self.variables.contains(variable)
     }
 }
 
@@ -149,54 +171,4 @@ fn is_raised(error: &TemplateError) -> bool {
 fn strftime_now(format: &str) -> std::result::Result<String, TemplateError> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|error| TemplateError::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: &Value, options: Kwargs) -> std::result::Result<String, TemplateError> {
-    let indent: Option<usize> = options.get("indent")?;
-    let ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let failed =
-        |reason: String| TemplateError::new(ErrorKind::BadSerialization, format!("tojson: {reason}"));
-    if ascii == Some(true) {
-        return Err(failed("ensure_ascii=true is not known".to_owned()));
-    }
-    let mut json = Vec::new();
-    let written = match indent {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, Spaced)),
-        Some(width) => {
-            let indent = vec![b' '; width.min(MAX_INDENT)];
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(&indent);
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
-        }
-    };
-    written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(json).map_err(|error| failed(error.to_string()))
-}
-
-const MAX_INDENT: usize = 16;
-
-/// One line, with a space after each comma and colon.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
 }
