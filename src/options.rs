@@ -1,9 +1,12 @@
 //! The options of a request by name: one table for Triton inputs, request parameters, `sampling_parameters`
 //! and the command line.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use textgen_artifact::GenerationSpec;
 
 use crate::{
@@ -17,7 +20,7 @@ mod guide;
 mod spec;
 
 use spec::{Key, describe};
-pub use spec::{OPTIONS, OptionKind, OptionSpec};
+pub use spec::{OPTIONS, OptionKind, OptionSpec, Service};
 
 /// Tokens that sampling chooses from when neither the request nor the model says: Hugging Face's default.
 const DEFAULT_TOP_K: i128 = 50;
@@ -35,6 +38,8 @@ pub enum OptionValue {
     Text(String),
     /// A list of strings, as stop words.
     List(Vec<String>),
+    /// A JSON object, as the arguments of a template.
+    Object(Map<String, Value>),
 }
 
 /// Options as the client gave them, checked one by one; what was not given is none.
@@ -87,18 +92,36 @@ impl RequestOptions {
         self
     }
 
-    /// These options, and those of `weaker` that are not among them.
+    /// These options, and those of `weaker` that are not among them. Of two objects each key counts for itself.
     pub fn over(mut self, weaker: Self) -> Self {
         for (key, given) in weaker.given {
-            self.given.entry(key).or_insert(given);
+            match self.given.entry(key) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(given);
+                }
+                Entry::Occupied(mut held) => {
+                    if let (OptionValue::Object(ours), OptionValue::Object(theirs)) =
+                        (&mut held.get_mut().value, given.value)
+                    {
+                        theirs.into_iter().for_each(|(name, value)| {
+                            ours.entry(name).or_insert(value);
+                        });
+                    }
+                }
+            }
         }
         self
+    }
+
+    /// True when arguments of the chat template are among them.
+    pub fn have_chat_template_kwargs(&self) -> bool {
+        self.given.contains_key(&Key::ChatTemplateKwargs)
     }
 
     /// Sets every option of a JSON object (`sampling_parameters`). Numbers and truth values may be strings; null
     /// means not given.
     pub fn set_json(&mut self, json: &str) -> Result<()> {
-        let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|error| {
+        let object: Map<String, Value> = serde_json::from_str(json).map_err(|error| {
             Error::invalid_argument(format!(
                 "got {error}, expected a JSON object of options, such as {{\"top_k\": 5}}"
             ))
@@ -124,11 +147,7 @@ impl RequestOptions {
                     OptionValue::Text(value.to_string())
                 }
                 Value::Array(items) => OptionValue::List(strings(&name, items)?),
-                Value::Object(_) => {
-                    return Err(Error::invalid_argument(format!(
-                        "{name}: got an object, expected a single value; no option takes an object"
-                    )));
-                }
+                Value::Object(object) => OptionValue::Object(object),
             };
             self.set(&name, value)?;
         }
@@ -193,6 +212,7 @@ impl RequestOptions {
                 apply_chat_template: self.bool(Key::ApplyChatTemplate),
                 src_lang: self.non_empty(Key::SrcLang).map(str::to_owned),
                 tgt_lang: self.non_empty(Key::TgtLang).map(str::to_owned),
+                chat_template_kwargs: self.object(Key::ChatTemplateKwargs),
             },
             stream: self.flag(Key::Stream, false),
             exclude_input_in_output: self.flag(Key::ExcludeInputInOutput, true),
@@ -317,6 +337,13 @@ impl RequestOptions {
         match self.value(key) {
             Some(OptionValue::Text(text)) if !text.is_empty() => Some(text),
             _ => None,
+        }
+    }
+
+    fn object(&self, key: Key) -> Map<String, Value> {
+        match self.value(key) {
+            Some(OptionValue::Object(object)) => object.clone(),
+            _ => Map::new(),
         }
     }
 

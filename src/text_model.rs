@@ -13,8 +13,8 @@ use crate::{
     error::{Error, Result},
     model::{ExecutorOptions, ModelExecutor, Runtime},
     options::ResolvedOptions,
-    prompt::{ChatTemplate, PromptInput, PromptOptions, PromptTemplate, Prompts},
-    tokenizer::{Detokenizer, Tokenizer},
+    prompt::{ChatTemplate, PromptInput, PromptOptions, PromptSettings, Prompts},
+    tokenizer::{Detokenizer, Tokenizer, without_marks},
 };
 
 /// How a model is run.
@@ -26,8 +26,8 @@ pub struct ModelOptions {
     pub executor: ExecutorOptions,
     /// Bounds of the engine.
     pub engine: EngineOptions,
-    /// Goes around plain texts.
-    pub prompt_template: Option<Arc<PromptTemplate>>,
+    /// How texts become prompts.
+    pub prompt: PromptSettings,
 }
 
 /// A model that answers requests.
@@ -41,7 +41,7 @@ pub struct TextModel {
 impl TextModel {
     /// Loads the artifact in `dir` and starts its engine under `name`.
     pub fn load(dir: &Path, name: &str, options: &ModelOptions, observer: Arc<dyn Observer>) -> Result<Self> {
-        let text = TextSide::load(dir, options.prompt_template.clone())?;
+        let text = TextSide::load(dir, options.prompt.clone())?;
         let runtime = Runtime::load(&options.runtime_library)?;
         let (dir, manifest, sizes) = (dir.to_owned(), text.manifest.clone(), options.executor.clone());
         let executor = move || ModelExecutor::load(runtime, &dir, &manifest, &sizes);
@@ -80,7 +80,7 @@ pub struct TextSide {
 
 impl TextSide {
     /// Loads it from the artifact in `dir`.
-    pub fn load(dir: &Path, prompt_template: Option<Arc<PromptTemplate>>) -> Result<Self> {
+    pub fn load(dir: &Path, mut settings: PromptSettings) -> Result<Self> {
         let manifest = Manifest::read(dir).map_err(|error| match error {
             textgen_artifact::ManifestError::Io { .. } => Error::not_found(format!(
                 "{error}; expected an artifact made by `textgen convert` in this folder"
@@ -94,16 +94,22 @@ impl TextSide {
             }
             None => None,
         };
-        Ok(Self { manifest, tokenizer, prompts: Prompts::new(chat, prompt_template) })
+        // An encoder's texts name languages and places by special tokens, as its training data did.
+        settings.parse_special_tokens |= !manifest.is_decoder_only();
+        Ok(Self { manifest, tokenizer, prompts: Prompts::new(chat, settings)? })
     }
 
     /// Source ids of an input: its prompt, tokenized.
     pub fn source(&self, input: &PromptInput, options: &PromptOptions) -> Result<Vec<u32>> {
-        let prompt = self.prompts.build(input, options)?;
-        if prompt.has_special_tokens {
-            self.tokenizer.encode_target(&prompt.text)
-        } else {
-            self.tokenizer.encode_source(&prompt.text)
+        let prompt =
+            self.prompts.build(input, options, &|text| self.tokenizer.guard(text)).map_err(|error| {
+                // A template that raises may repeat the text.
+                Error { message: without_marks(&error.message), ..error }
+            })?;
+        match prompt.is_guarded {
+            true => self.tokenizer.encode_guarded(&prompt.text, prompt.has_special_tokens),
+            false if prompt.has_special_tokens => self.tokenizer.encode_target(&prompt.text),
+            false => self.tokenizer.encode_source(&prompt.text),
         }
     }
 }

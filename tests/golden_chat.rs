@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::{fixture, ids, read_json};
 use textgen_artifact::TokenizerSpec;
 use triton_textgen::{
-    prompt::{ChatTemplate, Conversation, PromptInput, PromptOptions, Prompts},
+    prompt::{ChatTemplate, Conversation, PromptInput, PromptOptions, PromptSettings, Prompts},
     tokenizer::Tokenizer,
 };
 
@@ -34,12 +34,13 @@ fn prompts_and_their_tokens_are_those_of_the_reference() {
             continue;
         }
         let chat = ChatTemplate::load(&file, special_tokens).unwrap();
-        let prompts = Prompts::new(Some(chat), None);
+        let prompts = Prompts::new(Some(chat), PromptSettings::default()).unwrap();
         let spec = TokenizerSpec { add_special_tokens: true, source_suffix: Vec::new(), normalizer: false };
         let tokenizer = Tokenizer::load(&folder, &spec).unwrap();
         for case in cases {
             let conversation = Conversation::from_json(case["messages"].clone()).unwrap();
-            let prompt = prompts.build(&PromptInput::Conversation(conversation), &PromptOptions::default());
+            let input = PromptInput::Conversation(conversation);
+            let prompt = prompts.build(&input, &PromptOptions::default(), &|text| tokenizer.guard(text));
             let label = format!("{}: {}", folder.display(), case["messages"]);
             match &case["error"] {
                 Value::String(message) => {
@@ -50,7 +51,9 @@ fn prompts_and_their_tokens_are_those_of_the_reference() {
                     let prompt = prompt.unwrap();
                     assert_eq!(prompt.text, case["prompt"].as_str().unwrap(), "{label}");
                     assert!(prompt.has_special_tokens);
-                    assert_eq!(tokenizer.encode_target(&prompt.text).unwrap(), ids(&case["ids"]), "{label}");
+                    let expected = ids(&case["ids"]);
+                    assert_eq!(tokenizer.encode_target(&prompt.text).unwrap(), expected, "{label}");
+                    assert_eq!(tokenizer.encode_guarded(&prompt.text, true).unwrap(), expected, "{label}");
                     prompts_seen += 1;
                 }
             }

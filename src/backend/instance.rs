@@ -52,7 +52,7 @@ impl InstanceState {
             InstanceKind::Any => Placement::AsConverted,
         };
         let text_model = TextModel::load(&model.artifact, &name, &options, observer.clone())
-            .and_then(|text_model| model.config.check_option_defaults(&text_model.text).map(|()| text_model))
+            .and_then(|text_model| model.config.check_texts(&text_model.text).map(|()| text_model))
             .and_then(|text_model| model.config.check_limits(text_model.engine.limits()).map(|()| text_model))
             .map_err(|error| error.context(&name))?;
         // The engine speaks of its load when it changes; until then its slots are all free.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use textgen_languages::Languages;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     model::{ArenaExtendStrategy, CudaOptions, ExecutorOptions, MayShrink, Placement, locate_runtime},
     options::RequestOptions,
-    prompt::PromptTemplate,
+    prompt::{self, PromptSettings, PromptTemplate},
     text_model::{ModelOptions, TextSide},
 };
 
@@ -101,6 +101,13 @@ const PROMPT_TEMPLATE: &str = "prompt_template";
 /// Languages that `prompt_template` can name: codes separated by commas, and others as `code=English name=Chinese
 /// name`. Default: all that [`Languages`] knows.
 const LANGUAGES: &str = "languages";
+/// JSON object: arguments of the model's chat template, below those of a request, key by key. One that the template does
+/// not use fails the load.
+const CHAT_TEMPLATE_KWARGS: &str = prompt::CHAT_TEMPLATE_KWARGS;
+/// Whether special tokens in a client's messages, and in texts that a template goes around, are what they stand for. If
+/// not, they are tokenized as text, and cannot end a turn or begin another one. Default: false. Encoder-decoder models
+/// always parse them, as plain prompts do.
+const PARSE_SPECIAL_TOKENS: &str = "parse_special_tokens";
 /// JSON object of request options: defaults of this model, below what a request says and above what the
 /// checkpoint's generation configuration does.
 const SAMPLING_PARAMETERS: &str = "sampling_parameters";
@@ -126,10 +133,12 @@ const SDPA_KERNEL: Key = model("sdpa_kernel", 0, 1 << 20, Some(0));
 const SHARE_STREAM: &str = "share_stream";
 
 /// Keys whose value is no number, with their defaults as the README says them where it gives a value.
-const TEXTS: [(&str, Option<&str>); 10] = [
+const TEXTS: [(&str, Option<&str>); 12] = [
     (RUNTIME_LIBRARY, None),
     (PROMPT_TEMPLATE, None),
     (LANGUAGES, None),
+    (CHAT_TEMPLATE_KWARGS, None),
+    (PARSE_SPECIAL_TOKENS, Some("false")),
     (SAMPLING_PARAMETERS, None),
     (PREFIX_REUSE, Some("true")),
     (ARENA_EXTEND_STRATEGY, Some("kSameAsRequested")),
@@ -208,6 +217,8 @@ pub struct ModelConfig {
     pub option_defaults: RequestOptions,
     /// The model's own configuration wants drafts, rather than the command line's for all models.
     wants_drafts: bool,
+    /// The model's own configuration wants special tokens taken for text.
+    wants_plain_text: bool,
 }
 
 impl ModelConfig {
@@ -280,13 +291,21 @@ impl ModelConfig {
                     },
                     drain_timeout: duration(&DRAIN_TIMEOUT_MS)?,
                 },
-                prompt_template: prompt_template.map(Arc::new),
+                prompt: PromptSettings {
+                    template: prompt_template.map(Arc::new),
+                    chat_template_kwargs: settings
+                        .text(CHAT_TEMPLATE_KWARGS)
+                        .map_or(Ok(Map::new()), object)?,
+                    parse_special_tokens: settings.flag(PARSE_SPECIAL_TOKENS)?,
+                },
             },
             max_request_sequences: count(&MAX_REQUEST_SEQUENCES)?,
             max_input_bytes: count(&MAX_INPUT_BYTES)?,
             request_timeout: Some(duration(&REQUEST_TIMEOUT_MS)?).filter(|timeout| !timeout.is_zero()),
             wants_drafts: own.contains_key(PROMPT_LOOKUP_NUM_TOKENS.name)
                 && settings.number(&PROMPT_LOOKUP_NUM_TOKENS)? > 0,
+            wants_plain_text: own.contains_key(PARSE_SPECIAL_TOKENS)
+                && !settings.flag(PARSE_SPECIAL_TOKENS)?,
             option_defaults: settings
                 .text(SAMPLING_PARAMETERS)
                 .map_or(Ok(RequestOptions::default()), options)?,
@@ -305,8 +324,19 @@ impl ModelConfig {
         )))
     }
 
+    /// Refuses what the texts of this model could not have.
+    pub fn check_texts(&self, model: &TextSide) -> Result<()> {
+        if self.wants_plain_text && !model.manifest.is_decoder_only() {
+            return Err(Error::invalid_argument(format!(
+                "config.pbtxt, parameters[{PARSE_SPECIAL_TOKENS}]: got false, but an encoder's texts always have their \
+                 special tokens; leave the key out"
+            )));
+        }
+        self.check_option_defaults(model)
+    }
+
     /// Refuses option defaults that a request of this model could not have.
-    pub fn check_option_defaults(&self, model: &TextSide) -> Result<()> {
+    fn check_option_defaults(&self, model: &TextSide) -> Result<()> {
         if self.option_defaults == RequestOptions::default() {
             return Ok(());
         }
@@ -391,7 +421,10 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         PROMPT_TEMPLATE => PromptTemplate::compile(value, Languages::default()).map(drop),
         LANGUAGES => languages(value).map(drop),
         SAMPLING_PARAMETERS => options(value).map(drop),
-        PREFIX_REUSE | USE_TF32 | ENABLE_CUDA_GRAPH | ENABLE_CUDNN | SHARE_STREAM => truth(value).map(drop),
+        CHAT_TEMPLATE_KWARGS => object(value).map(drop),
+        PARSE_SPECIAL_TOKENS | PREFIX_REUSE | USE_TF32 | ENABLE_CUDA_GRAPH | ENABLE_CUDNN | SHARE_STREAM => {
+            truth(value).map(drop)
+        }
         ARENA_EXTEND_STRATEGY => strategy(value).map(drop),
         _ => NUMBERS.iter().find(|key| key.name == name).map_or(Ok(()), |key| key.parse(value).map(drop)),
     }
@@ -400,7 +433,20 @@ fn check_value(name: &str, value: &str) -> Result<()> {
 fn options(json: &str) -> Result<RequestOptions> {
     let mut options = RequestOptions::default();
     options.set_json(json)?;
+    if options.have_chat_template_kwargs() {
+        return Err(Error::invalid_argument(format!(
+            "{CHAT_TEMPLATE_KWARGS}: it is a configuration key of its own; set that one"
+        )));
+    }
     Ok(options)
+}
+
+fn object(json: &str) -> Result<Map<String, Value>> {
+    serde_json::from_str(json).map_err(|error| {
+        Error::invalid_argument(format!(
+            "got {error}, expected a JSON object, such as {{\"enable_thinking\": false}}"
+        ))
+    })
 }
 
 fn strategy(text: &str) -> Result<ArenaExtendStrategy> {
@@ -489,17 +535,22 @@ mod tests {
                 ("languages", "en, de"),
                 ("sampling_parameters", r#"{"top_k": 20}"#),
                 ("prefix_reuse", "false"),
+                ("chat_template_kwargs", r#"{"enable_thinking": false}"#),
+                ("parse_special_tokens", "true"),
             ],
             json!({}),
         )
         .unwrap();
-        assert!(config.options.prompt_template.is_some() && !config.options.engine.prefix_reuse);
+        assert_eq!(config.options.prompt.chat_template_kwargs["enable_thinking"], json!(false));
+        assert!(config.options.prompt.parse_special_tokens);
+        assert!(config.options.prompt.template.is_some() && !config.options.engine.prefix_reuse);
         let mut options = RequestOptions::default();
         options.set("top_k", crate::options::OptionValue::Int(20)).unwrap();
         assert_eq!(config.option_defaults, options);
         let nothing = parse(&[], json!({})).unwrap();
-        assert!(nothing.options.prompt_template.is_none() && nothing.options.engine.prefix_reuse);
+        assert!(nothing.options.prompt.template.is_none() && nothing.options.engine.prefix_reuse);
         assert_eq!(nothing.option_defaults, RequestOptions::default());
+        assert!(!nothing.options.prompt.parse_special_tokens);
 
         for (keys, part) in [
             (&[("prompt_template", "a\n{{ text }")][..], "line 2"),
@@ -510,6 +561,9 @@ mod tests {
             (&[("sampling_parameters", r#"{"top_p": 2}"#)], "top_p"),
             (&[("sampling_parameters", r#"{"temprature": 1}"#)], "temperature"),
             (&[("sampling_parameters", "0.7")], "JSON object"),
+            (&[("sampling_parameters", r#"{"chat_template_kwargs": {}}"#)], "configuration key of its own"),
+            (&[("chat_template_kwargs", "[]")], "JSON object"),
+            (&[("parse_special_tokens", "1")], "true or false"),
             (&[("prefix_reuse", "yes")], "true or false"),
             (&[("enable_cuda_graph", "1")], "true or false"),
             (&[("arena_extend_strategy", "kDouble")], "kSameAsRequested"),

@@ -11,8 +11,24 @@ pub struct OptionSpec {
     pub names: &'static [&'static str],
     /// Type and range.
     pub kind: OptionKind,
-    /// For an option that is declared and not built: what to do instead. Only its neutral value, 1, is accepted.
-    pub(super) instead: Option<&'static str>,
+    /// What becomes of its values.
+    pub service: Service,
+}
+
+/// What becomes of an option's values.
+#[derive(Debug, Clone, Copy)]
+pub enum Service {
+    /// They change what is done, each unless it says what holds anyway.
+    Full,
+    /// Nothing is built for it. The idle values ask for nothing and are accepted; any other is refused.
+    Idle {
+        /// Those that ask for nothing.
+        values: &'static [OptionValue],
+        /// What to do rather than give another one.
+        instead: &'static str,
+    },
+    /// All of them are idle: no value could change anything here.
+    Immaterial,
 }
 
 /// Type and range of an option; both ends of a range are allowed.
@@ -45,6 +61,8 @@ pub enum OptionKind {
     },
     /// A JSON object of other options.
     Json,
+    /// A JSON object.
+    Object,
 }
 
 /// An option within the program.
@@ -82,6 +100,8 @@ pub(super) enum Key {
     ApplyChatTemplate,
     SrcLang,
     TgtLang,
+    ChatTemplateKwargs,
+    SkipSpecialTokens,
 }
 
 /// Triton's INT32 holds every count and id.
@@ -91,27 +111,36 @@ const SMALLEST_POSITIVE: f32 = f32::MIN_POSITIVE;
 pub(super) const SHOWN: usize = 40;
 
 const fn int(key: Key, names: &'static [&'static str], min: i128, max: i128) -> OptionSpec {
-    OptionSpec { key, names, kind: OptionKind::Int { min, max }, instead: None }
+    OptionSpec { key, names, kind: OptionKind::Int { min, max }, service: Service::Full }
 }
 
 const fn float(key: Key, names: &'static [&'static str], min: f32, max: f32) -> OptionSpec {
-    OptionSpec { key, names, kind: OptionKind::Float { min, max }, instead: None }
+    OptionSpec { key, names, kind: OptionKind::Float { min, max }, service: Service::Full }
 }
 
 const fn flag(key: Key, names: &'static [&'static str]) -> OptionSpec {
-    OptionSpec { key, names, kind: OptionKind::Bool, instead: None }
+    OptionSpec { key, names, kind: OptionKind::Bool, service: Service::Full }
 }
 
 const fn text(key: Key, names: &'static [&'static str]) -> OptionSpec {
-    OptionSpec { key, names, kind: OptionKind::Text, instead: None }
+    OptionSpec { key, names, kind: OptionKind::Text, service: Service::Full }
 }
 
 const fn list(key: Key, names: &'static [&'static str], max_words: usize) -> OptionSpec {
-    OptionSpec { key, names, kind: OptionKind::List { max_words, max_bytes: 1024 }, instead: None }
+    OptionSpec { key, names, kind: OptionKind::List { max_words, max_bytes: 1024 }, service: Service::Full }
 }
 
-const fn unbuilt(spec: OptionSpec, instead: &'static str) -> OptionSpec {
-    OptionSpec { instead: Some(instead), ..spec }
+const fn object(key: Key, names: &'static [&'static str]) -> OptionSpec {
+    OptionSpec { key, names, kind: OptionKind::Object, service: Service::Full }
+}
+
+/// An option of which only these values are accepted.
+const fn idle(spec: OptionSpec, values: &'static [OptionValue], instead: &'static str) -> OptionSpec {
+    OptionSpec { service: Service::Idle { values, instead }, ..spec }
+}
+
+const fn immaterial(spec: OptionSpec) -> OptionSpec {
+    OptionSpec { service: Service::Immaterial, ..spec }
 }
 
 /// All options.
@@ -120,19 +149,22 @@ pub static OPTIONS: &[OptionSpec] = &[
     int(Key::MinTokens, &["min_tokens", "min_length", "min_new_tokens"], 0, INT_MAX),
     // -1 is how some clients say 0: no limit.
     int(Key::TopK, &["top_k"], -1, INT_MAX),
-    unbuilt(
+    idle(
         int(Key::BeamWidth, &["beam_width"], 1, INT_MAX),
+        &[OptionValue::Int(1)],
         "leave it out, or sample with num_return_sequences",
     ),
     int(Key::NumReturnSequences, &["num_return_sequences"], 1, 128),
     int(Key::EndId, &["end_id"], 0, INT_MAX),
-    // Nothing is padded, so any id will do.
-    int(Key::PadId, &["pad_id"], i32::MIN as i128, INT_MAX),
+    // Nothing is padded, so that no id could make a difference.
+    immaterial(int(Key::PadId, &["pad_id"], i32::MIN as i128, INT_MAX)),
     float(Key::Temperature, &["temperature"], 0.0, 100.0),
     float(Key::TopP, &["top_p"], SMALLEST_POSITIVE, 1.0),
     float(Key::MinP, &["min_p"], 0.0, 1.0),
-    unbuilt(
+    // An exponent of the length: 0 does not weigh it, and 1 is what clients send who leave it alone.
+    idle(
         float(Key::LengthPenalty, &["length_penalty"], f32::MIN, f32::MAX),
+        &[OptionValue::Float(0.0), OptionValue::Float(1.0)],
         "leave it out; it weighs beams against each other, and there is only one",
     ),
     float(Key::RepetitionPenalty, &["repetition_penalty"], 0.01, 100.0),
@@ -153,7 +185,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         key: Key::SamplingParameters,
         names: &["sampling_parameters"],
         kind: OptionKind::Json,
-        instead: None,
+        service: Service::Full,
     },
     text(Key::DecoderTextInput, &["decoder_text_input"]),
     text(Key::GuidedDecodingGuide, &["guided_decoding_guide"]),
@@ -161,6 +193,12 @@ pub static OPTIONS: &[OptionSpec] = &[
     flag(Key::ApplyChatTemplate, &["apply_chat_template"]),
     text(Key::SrcLang, &["src_lang"]),
     text(Key::TgtLang, &["tgt_lang"]),
+    object(Key::ChatTemplateKwargs, &["chat_template_kwargs"]),
+    idle(
+        flag(Key::SkipSpecialTokens, &["skip_special_tokens"]),
+        &[OptionValue::Bool(true)],
+        "leave it out; special tokens are never part of the text",
+    ),
 ];
 
 impl OptionSpec {
@@ -198,6 +236,13 @@ impl OptionSpec {
             }
             (OptionKind::Bool, value @ OptionValue::Bool(_)) => value,
             (OptionKind::Text | OptionKind::Json, value @ OptionValue::Text(_)) => value,
+            (OptionKind::Object, value @ OptionValue::Object(_)) => value,
+            (OptionKind::Object, OptionValue::Text(json)) => {
+                let object = serde_json::from_str(&json).map_err(|error| {
+                    Error::invalid_argument(format!("{name}: got {error}, expected {}", self.expectation()))
+                })?;
+                OptionValue::Object(object)
+            }
             (OptionKind::List { max_words, max_bytes }, OptionValue::Text(text)) => {
                 let words = if text.is_empty() { Vec::new() } else { vec![text] };
                 list_of(words, max_words, max_bytes).ok_or_else(refused)?
@@ -208,8 +253,8 @@ impl OptionSpec {
             }
             _ => return Err(refused()),
         };
-        if let Some(instead) = self.instead
-            && !is_neutral(&checked)
+        if let Service::Idle { values, instead } = self.service
+            && !values.contains(&checked)
         {
             return Err(Error::unsupported(format!(
                 "{name}: got {got}, which this build does not serve; {instead}"
@@ -224,7 +269,7 @@ impl OptionSpec {
             OptionKind::Int { .. } => text.parse().ok().map(OptionValue::Int),
             OptionKind::Float { .. } => text.parse().ok().map(OptionValue::Float),
             OptionKind::Bool => text.parse().ok().map(OptionValue::Bool),
-            OptionKind::Text | OptionKind::List { .. } | OptionKind::Json => None,
+            OptionKind::Text | OptionKind::List { .. } | OptionKind::Json | OptionKind::Object => None,
         };
         parsed.unwrap_or(OptionValue::Text(text))
     }
@@ -239,7 +284,7 @@ impl OptionSpec {
             OptionKind::List { max_words, max_bytes } => {
                 format!("at most {max_words} strings of 1 to {max_bytes} bytes")
             }
-            OptionKind::Json => "a string that holds a JSON object".to_owned(),
+            OptionKind::Json | OptionKind::Object => "a string that holds a JSON object".to_owned(),
         }
     }
 }
@@ -255,15 +300,6 @@ fn list_of(words: Vec<String>, max_words: usize, max_bytes: usize) -> Option<Opt
     fits.then_some(OptionValue::List(words))
 }
 
-/// True for the value that leaves an option without effect.
-fn is_neutral(value: &OptionValue) -> bool {
-    match value {
-        OptionValue::Int(int) => *int == 1,
-        OptionValue::Float(float) => *float == 1.0,
-        OptionValue::Text(_) | OptionValue::Bool(_) | OptionValue::List(_) => false,
-    }
-}
-
 /// A value as an error message shows it.
 pub(super) fn describe(value: &OptionValue) -> String {
     match value {
@@ -277,6 +313,7 @@ pub(super) fn describe(value: &OptionValue) -> String {
             None => "an empty list".to_owned(),
             Some(longest) => format!("{} strings, the longest of {} bytes", words.len(), longest.len()),
         },
+        OptionValue::Object(object) => format!("an object of {} keys", object.len()),
     }
 }
 

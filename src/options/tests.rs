@@ -121,6 +121,7 @@ fn every_option_reaches_its_place() {
             "return_finish_reason": true, "return_cumulative_logprob": true, "return_num_input_tokens": true,
             "return_num_output_tokens": true, "return_choice_probabilities": false, "decoder_text_input": "good", "beam_width": 1, "length_penalty": 1.0,
             "apply_chat_template": false, "src_lang": "en", "tgt_lang": "", "guided_decoding_guide": "", "guided_decoding_guide_type": "",
+            "chat_template_kwargs": {"enable_thinking": false}, "skip_special_tokens": true,
         }),
         &spec(),
     )
@@ -152,6 +153,7 @@ fn every_option_reaches_its_place() {
             apply_chat_template: Some(false),
             src_lang: Some("en".into()),
             tgt_lang: None,
+            chat_template_kwargs: Map::from_iter([("enable_thinking".to_owned(), json!(false))]),
         },
         stream: true,
         exclude_input_in_output: false,
@@ -247,6 +249,9 @@ fn values_out_of_range_are_refused_by_name() {
         ("decoder_text_input", json!(["a"])),
         ("sampling_parameters", json!("{}")),
         ("sampling_parameters", json!(1)),
+        ("chat_template_kwargs", json!("enable_thinking")),
+        ("chat_template_kwargs", json!("[]")),
+        ("chat_template_kwargs", json!(true)),
     ] {
         let error = refusal(json!({name: value}));
         assert_eq!(error.kind, ErrorKind::InvalidArgument, "{name} {value}: {error}");
@@ -345,6 +350,7 @@ fn what_is_not_built_is_refused_when_it_would_matter() {
     for (name, value) in [
         ("beam_width", json!(2)),
         ("length_penalty", json!(0.5)),
+        ("skip_special_tokens", json!(false)),
         ("guided_decoding_guide_type", json!("json")),
         ("guided_decoding_guide_type", json!("regex")),
     ] {
@@ -364,6 +370,73 @@ fn options_that_contradict_each_other_are_refused() {
     assert!(refusal(json!({"min_tokens": 5, "max_tokens": 4})).message.contains("max_tokens"));
     assert!(refusal(json!({"min_tokens": 101})).message.contains("max_tokens"));
     assert_eq!(params(json!({"min_tokens": 4, "max_tokens": 4})).min_new_tokens, 4);
+}
+
+#[test]
+fn an_option_without_effect_takes_idle_values_only() {
+    let nothing = params(json!({}));
+    for spec in OPTIONS {
+        let name = spec.names[0];
+        let others = match spec.service {
+            Service::Full => continue,
+            Service::Immaterial => Vec::new(),
+            Service::Idle { values, .. } => {
+                for value in values {
+                    let mut options = RequestOptions::default();
+                    options.set(name, value.clone()).unwrap();
+                    let resolved = options.resolve(&super::tests::spec(), &tokenizer()).unwrap();
+                    assert_eq!(resolved.params, nothing, "{name} {value:?}");
+                }
+                let all = match spec.kind {
+                    OptionKind::Int { min, max } => vec![OptionValue::Int(min), OptionValue::Int(max)],
+                    OptionKind::Float { min, max } => {
+                        [min, 0.5, max].map(|f| OptionValue::Float(f.into())).into()
+                    }
+                    OptionKind::Bool => vec![OptionValue::Bool(false), OptionValue::Bool(true)],
+                    other => panic!("{name}: {other:?}"),
+                };
+                all.into_iter().filter(|value| !values.contains(value)).collect()
+            }
+        };
+        for value in others {
+            let error = RequestOptions::default().set(name, value).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+            assert!(error.message.starts_with(name), "{error}");
+        }
+    }
+}
+
+/// The README is what users know of the options.
+#[test]
+fn the_readme_names_each_option_and_the_idle_ones_in_a_table() {
+    let readme = include_str!("../../README.md");
+    for spec in OPTIONS {
+        let name = spec.names[0];
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` | "))).unwrap_or_default();
+        if let Service::Idle { values, .. } = spec.service {
+            for value in values {
+                let value = match value {
+                    OptionValue::Float(float) => float.to_string(),
+                    other => describe(other),
+                };
+                assert!(row.contains(&value), "{name}: {value} is not in: {row}");
+            }
+        }
+        assert_eq!(row.contains("| all: "), matches!(spec.service, Service::Immaterial), "{name}");
+    }
+}
+
+#[test]
+fn arguments_of_the_chat_template_are_an_object_or_one_in_a_string() {
+    let of = |json| resolved_with(json, &spec()).unwrap().prompt.chat_template_kwargs;
+    let expected = Map::from_iter([("a".to_owned(), json!({"b": [1, null]}))]);
+    assert_eq!(of(json!({"chat_template_kwargs": {"a": {"b": [1, null]}}})), expected);
+    assert_eq!(of(json!({"chat_template_kwargs": r#"{"a": {"b": [1, null]}}"#})), expected);
+    assert_eq!(of(json!({"chat_template_kwargs": null})), Map::new());
+    let options = |json| given(json!({"chat_template_kwargs": json})).unwrap();
+    let merged = options(json!({"a": 1})).over(options(json!({"a": 2, "b": 2})));
+    assert_eq!(merged, options(json!({"a": 1, "b": 2})));
 }
 
 fn with_choices(choices: Value, others: Value) -> Value {

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{
-    Conversation,
+    CHAT_TEMPLATE_KWARGS, Conversation, SHOWN,
     jinja::{Dialect, Failure, Template},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 
 /// Makes a prompt of a conversation.
 #[derive(Debug)]
@@ -27,7 +28,14 @@ struct Variables<'a> {
     documents: (),
     #[serde(flatten)]
     special_tokens: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    arguments: BTreeMap<&'a str, &'a Value>,
 }
+
+/// Those of them that an argument cannot stand for.
+const GIVEN: [&str; 3] = ["messages", "tools", "documents"];
+/// The one that it can: false makes no beginning of the model's turn.
+const ADD_GENERATION_PROMPT: &str = "add_generation_prompt";
 
 impl ChatTemplate {
     /// Compiles the template in `file`. `special_tokens` are texts by the names that templates know them by, such
@@ -44,19 +52,57 @@ impl ChatTemplate {
     }
 
     pub(super) fn compile(source: String, special_tokens: BTreeMap<String, String>) -> Result<Self> {
-        let source = without_generation_tags(&source);
         let dialect = Dialect { strict: false, keep_trailing_newline: false };
         Ok(Self { template: Template::compile("chat_template", source, &dialect)?, special_tokens })
     }
 
+    /// Refuses arguments that the template has no use for: they would change nothing.
+    pub fn check(&self, arguments: &Map<String, Value>) -> Result<()> {
+        arguments.iter().try_for_each(|(name, value)| {
+            self.check_argument(name, value).map_err(|reason| {
+                Error::invalid_argument(format!(
+                    "{CHAT_TEMPLATE_KWARGS}.{}: {reason}",
+                    shortened(name, SHOWN)
+                ))
+            })
+        })
+    }
+
+    fn check_argument(&self, name: &str, value: &Value) -> std::result::Result<(), &'static str> {
+        if name == ADD_GENERATION_PROMPT {
+            return match value {
+                Value::Bool(true) => Ok(()),
+                Value::Bool(false) if self.template.uses(name) => Ok(()),
+                Value::Bool(false) => Err("the model's chat template does not use it; leave it out"),
+                _ => Err("expected true or false"),
+            };
+        }
+        if GIVEN.contains(&name) || self.special_tokens.contains_key(name) || self.template.has_function(name)
+        {
+            return Err("every chat template is given this name already; leave it out");
+        }
+        match self.template.uses(name) {
+            true => Ok(()),
+            false => Err("the model's chat template does not use it; leave it out"),
+        }
+    }
+
     /// The prompt, up to where the model's turn begins.
     pub fn render(&self, conversation: &Conversation) -> Result<String> {
+        self.render_with(conversation, &Map::new())
+    }
+
+    /// The same with arguments of the template, which [`Self::check`] has accepted.
+    pub fn render_with(&self, conversation: &Conversation, arguments: &Map<String, Value>) -> Result<String> {
+        let add_generation_prompt = arguments.get(ADD_GENERATION_PROMPT).and_then(Value::as_bool);
+        let others = arguments.iter().filter(|(name, _)| *name != ADD_GENERATION_PROMPT);
         let variables = Variables {
             messages: conversation,
-            add_generation_prompt: true,
+            add_generation_prompt: add_generation_prompt.unwrap_or(true),
             tools: (),
             documents: (),
             special_tokens: &self.special_tokens,
+            arguments: others.map(|(name, value)| (name.as_str(), value)).collect(),
         };
         self.template.render(variables).map_err(|failure| {
             Error::invalid_argument(match failure {
@@ -67,32 +113,4 @@ impl ChatTemplate {
             })
         })
     }
-}
-
-/// `{% generation %} … {% endgeneration %}` marks what a model is trained on, and is no part of Jinja: here it is a block
-/// that is always rendered, with the same control of white space.
-fn without_generation_tags(source: &str) -> String {
-    let mut whole = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, after)) = rest.split_once("{%") {
-        whole.push_str(before);
-        whole.push_str("{%");
-        rest = after;
-        let Some((tag, _)) = after.split_once("%}") else { break };
-        let replacement = match tag.trim_matches(['-', '+']).trim() {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => continue,
-        };
-        let control =
-            |end: Option<char>| end.filter(|c| ['-', '+'].contains(c)).map(String::from).unwrap_or_default();
-        whole.push_str(&format!(
-            "{} {replacement} {}",
-            control(tag.chars().next()),
-            control(tag.chars().last())
-        ));
-        rest = &after[tag.len()..];
-    }
-    whole.push_str(rest);
-    whole
 }

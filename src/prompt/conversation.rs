@@ -1,9 +1,11 @@
 //! The `messages` of a request.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::SHOWN;
+use super::{Guard, SHOWN};
 use crate::error::{Error, Result, shortened};
 
 /// Messages of one conversation at most.
@@ -46,6 +48,23 @@ impl Conversation {
             Message::from_json(value).map_err(|error| error.context(format_args!("message {index}")))
         };
         Ok(Self { messages: list.into_iter().enumerate().map(message).collect::<Result<_>>()? })
+    }
+
+    /// The same with every role and content as `guard` gives it.
+    pub(super) fn guarded(&self, guard: Guard<'_>) -> Result<Cow<'_, Self>> {
+        let mut guarded = Cow::Borrowed(self);
+        for (index, message) in self.messages.iter().enumerate() {
+            let context = |error: Error| error.context(format_args!("message {index}"));
+            let (role, content) =
+                (guard(&message.role).map_err(context)?, guard(&message.content).map_err(context)?);
+            if let (Cow::Borrowed(_), Cow::Borrowed(_)) = (&role, &content) {
+                continue;
+            }
+            if let Some(place) = guarded.to_mut().messages.get_mut(index) {
+                *place = Message { role: role.into_owned(), content: content.into_owned() };
+            }
+        }
+        Ok(guarded)
     }
 
     /// A user's only turn.

@@ -1,12 +1,15 @@
 //! Templates, conversations and languages.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use textgen_languages::Languages;
 
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    tokenizer::{MARK, without_marks},
+};
 
 fn chat(source: &str) -> ChatTemplate {
     ChatTemplate::compile(source.to_owned(), BTreeMap::new()).unwrap()
@@ -33,6 +36,7 @@ fn between(src_lang: Option<&str>, tgt_lang: Option<&str>) -> PromptOptions {
         apply_chat_template: None,
         src_lang: src_lang.map(str::to_owned),
         tgt_lang: tgt_lang.map(str::to_owned),
+        chat_template_kwargs: Map::new(),
     }
 }
 
@@ -110,11 +114,40 @@ fn json_is_written_as_python_writes_it() {
     refused(chat("{{ 1 | tojson(sorted=true) }}").render(&hello()), &["sorted"]);
 }
 
+/// `tests/fixtures/jinja/make.py` asked Jinja itself, set up as transformers sets it up.
+#[test]
+fn templates_are_read_as_jinja_reads_them() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jinja/expressions.json");
+    let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert!(cases.len() > 60);
+    for case in cases {
+        let source = case["template"].as_str().unwrap();
+        let got = ChatTemplate::compile(source.to_owned(), BTreeMap::new())
+            .and_then(|template| template.render(&hello()))
+            .map_err(|error| error.message);
+        match case["expected"].as_str() {
+            Some(expected) => assert_eq!(got.as_deref(), Ok(expected), "{source}"),
+            None => assert!(got.is_err(), "{source}: got {got:?}, expected {}", case["error"]),
+        }
+    }
+}
+
+#[test]
+fn what_is_written_otherwise_for_the_compiler_keeps_its_lines() {
+    let source = "{% macro f(a) %}\n{{ varargs }}\n{% endmacro %}\n{{ 5 % 3 }}\n{{ 'a' % b }}{{ c[ }}";
+    refused(ChatTemplate::compile(source.to_owned(), BTreeMap::new()), &["line 5"]);
+    refused(chat("a\r\nb\rc {{ 'x' % 5 }}").render(&hello()), &["line 3", "%"]);
+    refused(chat("{{ '%99999999999d' % 1 }}").render(&hello()), &[]);
+    refused(chat("{{ 'x'.zfill(99999999999) }}").render(&hello()), &["too long"]);
+    refused(chat("{{ 'x'.center(99999999999) }}").render(&hello()), &["too long"]);
+}
+
 #[test]
 fn the_date_is_written_as_python_writes_it() {
     let year: i32 = rendered("{{ strftime_now('%Y') }}").parse().unwrap();
     assert!(year >= 2024, "{year}");
     assert_eq!(rendered("{{ strftime_now('%d %b %Y') }}").len(), "26 Jul 2024".len());
+    assert_eq!(rendered("{{ strftime_now('100%%') }}"), "100%");
     refused(chat("{{ strftime_now('%!') }}").render(&hello()), &["strftime_now"]);
 }
 
@@ -247,29 +280,109 @@ fn a_prompt_template_is_checked() {
     );
 }
 
+// Arguments of chat templates
+
+/// As Qwen3's template asks whether to think.
+const THINKS: &str = "{{ messages[0].content }}{% if add_generation_prompt %}|{% if enable_thinking is defined and \
+     enable_thinking is false %}<think></think>{% endif %}{% endif %}";
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+#[test]
+fn arguments_are_variables_of_the_template() {
+    let template = chat(THINKS);
+    let render = |arguments| template.render_with(&hello(), &object(arguments)).unwrap();
+    assert_eq!(render(json!({})), "Hello|");
+    assert_eq!(render(json!({"enable_thinking": true})), "Hello|");
+    assert_eq!(render(json!({"enable_thinking": false})), "Hello|<think></think>");
+    assert_eq!(render(json!({"add_generation_prompt": false})), "Hello");
+    let defaults = chat("{% set date = date | default('today') %}{{ date }} {{ more.a[0] }}");
+    let arguments = object(json!({"date": "1 May", "more": {"a": ["x"]}}));
+    defaults.check(&arguments).unwrap();
+    assert_eq!(defaults.render_with(&hello(), &arguments).unwrap(), "1 May x");
+}
+
+#[test]
+fn arguments_that_would_change_nothing_are_refused_by_name() {
+    let tokens = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
+    let source = format!(
+        "{{{{ bos_token }}}}{{% set mine = 1 %}}{{{{ mine }}}}{{{{ tools }}}}{{{{ range(2) }}}}{THINKS}"
+    );
+    let template = ChatTemplate::compile(source, tokens).unwrap();
+    for (name, value) in [
+        ("enable_thonking", json!(false)),
+        ("mine", json!(2)),
+        ("messages", json!([])),
+        ("tools", json!([])),
+        ("documents", json!([])),
+        ("bos_token", json!("x")),
+        ("range", json!(1)),
+        ("raise_exception", json!(1)),
+        ("add_generation_prompt", json!("no")),
+        ("add_generation_prompt", json!(null)),
+    ] {
+        let name_of = format!("chat_template_kwargs.{name}: ");
+        refused(template.check(&object(json!({name: value}))), &[&name_of]);
+    }
+    template.check(&object(json!({"enable_thinking": null, "add_generation_prompt": true}))).unwrap();
+    let asks = chat(
+        "{% if not a is defined %}{% set a = 1 %}{% endif %}{% set b = b or 2 %}{% for c in c %}{{ c }}{% endfor %}\
+         {% macro m(d, e=f) %}{{ d }}{{ h is defined }}{% endmacro %}{{ dict(g=i) | default(j) }}{{ x.k }}",
+    );
+    for name in ["a", "b", "c", "f", "h", "i", "j", "x"] {
+        asks.check(&object(json!({name: 1}))).unwrap();
+    }
+    for name in ["d", "e", "g", "k", "m", "defined", "default", "set"] {
+        refused(asks.check(&object(json!({name: 1}))), &[name]);
+    }
+    let always = chat("{{ messages[0].content }}|");
+    always.check(&object(json!({"add_generation_prompt": true}))).unwrap();
+    refused(always.check(&object(json!({"add_generation_prompt": false}))), &["add_generation_prompt"]);
+}
+
 // All together
 
 fn text(text: &str) -> PromptInput {
     PromptInput::Text(text.to_owned())
 }
 
+/// Shows what went through it.
+fn shown(text: &str) -> Result<Cow<'_, str>, Error> {
+    Ok(Cow::Owned(format!("`{text}`")))
+}
+
+/// Every text has a mark behind its first character.
+fn marked(text: &str) -> Result<Cow<'_, str>, Error> {
+    Ok(Cow::Owned(format!("{}{MARK}{}", &text[..1], &text[1..])))
+}
+
+fn unchanged(text: &str) -> Result<Cow<'_, str>, Error> {
+    Ok(Cow::Borrowed(text))
+}
+
 fn prompt(prompts: &Prompts, input: &PromptInput, options: &PromptOptions) -> (String, bool) {
-    let prompt = prompts.build(input, options).unwrap();
+    let prompt = prompts.build(input, options, &unchanged).unwrap();
     (prompt.text, prompt.has_special_tokens)
+}
+
+fn prompts(chat: Option<ChatTemplate>, template: Option<Arc<PromptTemplate>>) -> Prompts {
+    Prompts::new(chat, PromptSettings { template, ..PromptSettings::default() }).unwrap()
 }
 
 #[test]
 fn a_chat_model_takes_texts_for_turns_unless_told_otherwise() {
     let around = Some(Arc::new(template("{{ tgt_lang.code }} {{ text }}")));
-    let prompts = Prompts::new(Some(chat("[{{ messages[0].content }}]")), around);
+    let prompts = prompts(Some(chat("[{{ messages[0].content }}]")), around);
     let mut options = between(None, Some("de"));
     assert_eq!(prompt(&prompts, &text("a"), &options), ("[de a]".into(), true));
     options.apply_chat_template = Some(false);
     assert_eq!(prompt(&prompts, &text("a"), &options), ("de a".into(), false));
     let conversation = PromptInput::Conversation(hello());
     assert_eq!(prompt(&prompts, &conversation, &PromptOptions::default()), ("[Hello]".into(), true));
-    refused(prompts.build(&conversation, &options), &["apply_chat_template"]);
-    refused(prompts.build(&conversation, &between(Some("en"), None)), &["src_lang"]);
+    refused(prompts.build(&conversation, &options, &unchanged), &["apply_chat_template"]);
+    refused(prompts.build(&conversation, &between(Some("en"), None), &unchanged), &["src_lang"]);
 }
 
 #[test]
@@ -278,12 +391,74 @@ fn a_plain_model_takes_texts_as_they_are() {
     assert_eq!(prompt(&prompts, &text(" a"), &PromptOptions::default()), (" a".into(), false));
     let told = |apply| PromptOptions { apply_chat_template: Some(apply), ..PromptOptions::default() };
     assert_eq!(prompt(&prompts, &text(" a"), &told(false)), (" a".into(), false));
-    refused(prompts.build(&text("a"), &told(true)), &["apply_chat_template", "no chat template"]);
+    refused(prompts.build(&text("a"), &told(true), &unchanged), &["apply_chat_template", "no chat template"]);
     refused(
-        prompts.build(&PromptInput::Conversation(hello()), &PromptOptions::default()),
+        prompts.build(&PromptInput::Conversation(hello()), &PromptOptions::default(), &unchanged),
         &["messages", "no chat template", "text_input"],
     );
-    let error = prompts.build(&text("a"), &between(Some("en"), None)).unwrap_err();
+    let error = prompts.build(&text("a"), &between(Some("en"), None), &unchanged).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.message.contains("src_lang") && error.message.contains("prompt_template"), "{error}");
+}
+
+#[test]
+fn a_request_s_arguments_win_over_the_entry_s_key_by_key() {
+    let source = "{{ messages[0].content }} {{ a }} {{ b }}";
+    let settings =
+        PromptSettings { chat_template_kwargs: object(json!({"a": 1, "b": 1})), ..PromptSettings::default() };
+    let prompts = Prompts::new(Some(chat(source)), settings.clone()).unwrap();
+    let asked =
+        |arguments| PromptOptions { chat_template_kwargs: object(arguments), ..PromptOptions::default() };
+    for input in [text("Hello"), PromptInput::Conversation(hello())] {
+        assert_eq!(prompt(&prompts, &input, &asked(json!({}))).0, "Hello 1 1");
+        assert_eq!(prompt(&prompts, &input, &asked(json!({"b": 2}))).0, "Hello 1 2");
+        refused(prompts.build(&input, &asked(json!({"c": 2})), &unchanged), &["chat_template_kwargs.c"]);
+    }
+    let mut raw = asked(json!({"a": 2}));
+    raw.apply_chat_template = Some(false);
+    refused(prompts.build(&text("a"), &raw, &unchanged), &["chat_template_kwargs", "apply_chat_template"]);
+    raw.chat_template_kwargs.clear();
+    assert_eq!(prompt(&prompts, &text("a"), &raw).0, "a");
+
+    refused(
+        Prompts::new(Some(chat("{{ a }}")), settings.clone()),
+        &["configuration key", "chat_template_kwargs.b"],
+    );
+    refused(Prompts::new(None, settings), &["configuration key `chat_template_kwargs`", "no chat template"]);
+    refused(Prompts::default().build(&text("a"), &asked(json!({"a": 1})), &unchanged), &["no chat template"]);
+}
+
+#[test]
+fn what_a_client_writes_is_guarded_and_what_a_template_writes_is_not() {
+    let conversation = PromptInput::Conversation(hello());
+    let around = || Some(Arc::new(template("<s>{{ text }}")));
+    let speaks = || Some(chat("[{{ messages[0].role }} {{ messages[0].content }}{{ a | tojson }}]"));
+    let options = PromptOptions {
+        chat_template_kwargs: object(json!({"a": {"k": ["v", 1]}})),
+        ..PromptOptions::default()
+    };
+    let raw = PromptOptions { apply_chat_template: Some(false), ..PromptOptions::default() };
+    let plain = PromptOptions::default();
+    for (prompts, input, options, expected) in [
+        (prompts(speaks(), None), &conversation, &options, "[`user` `Hello`{\"`k`\": [\"`v`\", 1]}]"),
+        (prompts(speaks(), around()), &text("a"), &options, "[user <s>`a`{\"`k`\": [\"`v`\", 1]}]"),
+        (prompts(speaks(), around()), &text("a"), &raw, "<s>`a`"),
+        (prompts(None, around()), &text("a"), &plain, "<s>`a`"),
+        (prompts(speaks(), None), &text("a"), &raw, "a"),
+        (prompts(None, None), &text("a"), &plain, "a"),
+    ] {
+        let prompt = prompts.build(input, options, &shown).unwrap();
+        assert_eq!((&*prompt.text, prompt.is_guarded), (expected, expected.contains('`')));
+    }
+    // However a template writes a text, its marks stay marks.
+    let written =
+        "{{ m | tojson }}{{ m | tojson(true) }}{{ [m] }}{{ '%r%s' % (m, m) }}{{ m | trim | upper | e }}";
+    let written = chat(&format!("{{% set m = messages[0].content %}}{written}"));
+    let prompt = prompts(Some(written), None).build(&conversation, &plain, &marked).unwrap();
+    assert_eq!(without_marks(&prompt.text), "\"Hello\"\"Hello\"['Hello']'Hello'HelloHELLO");
+    assert_eq!(prompt.text.matches(MARK).count(), 6);
+    let parses =
+        PromptSettings { parse_special_tokens: true, template: around(), ..PromptSettings::default() };
+    let prompt = Prompts::new(speaks(), parses).unwrap().build(&text("a"), &options, &shown).unwrap();
+    assert_eq!((&*prompt.text, prompt.is_guarded), ("[user <s>a{\"k\": [\"v\", 1]}]", false));
 }

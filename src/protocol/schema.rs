@@ -70,7 +70,7 @@ pub fn inputs() -> impl Iterator<Item = TensorSpec> {
             OptionKind::Int { .. } => (DataType::Int32, Arity::One),
             OptionKind::Float { .. } => (DataType::Fp32, Arity::One),
             OptionKind::Bool => (DataType::Bool, Arity::One),
-            OptionKind::Text | OptionKind::Json => (DataType::Bytes, Arity::One),
+            OptionKind::Text | OptionKind::Json | OptionKind::Object => (DataType::Bytes, Arity::One),
             OptionKind::List { .. } => (DataType::Bytes, Arity::Many),
         };
         option.names.iter().map(move |name| TensorSpec { name, data_type, arity })
@@ -143,6 +143,8 @@ mod tests {
             ("guided_decoding_guide_type", DataType::Bytes, Arity::One),
             ("src_lang", DataType::Bytes, Arity::One),
             ("tgt_lang", DataType::Bytes, Arity::One),
+            ("chat_template_kwargs", DataType::Bytes, Arity::One),
+            ("skip_special_tokens", DataType::Bool, Arity::One),
         ] {
             let spec = input(name).unwrap_or_else(|| panic!("{name} is not an input"));
             assert_eq!((spec.data_type, spec.arity), (data_type, arity), "{name}");

@@ -26,6 +26,7 @@ use triton_textgen::{
     },
     error::Error,
     model::{CudaOptions, ExecutorOptions, MayShrink, ModelExecutor, Placement, Runtime},
+    prompt::PromptSettings,
     text_model::{ModelOptions, TextModel},
 };
 
@@ -100,7 +101,7 @@ impl Artifact {
             runtime_library: runtime_library(),
             executor: executor_options(max_sequences, 2),
             engine,
-            prompt_template: None,
+            prompt: PromptSettings::default(),
         };
         TextModel::load(&self.dir(), "test", &options, observer).unwrap()
     }

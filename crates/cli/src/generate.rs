@@ -144,7 +144,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         defaults.set_json(&Value::Object(object).to_string()).map_err(|error| error.context("--set"))?;
     }
     let mut options = arguments.runtime.model()?;
-    options.prompt_template = arguments.prompt_template()?;
+    options.prompt.template = arguments.prompt_template()?;
     let model = TextModel::load(&arguments.dir, "textgen", &options, Arc::new(NoObserver))?;
     if arguments.jsonl {
         run_jsonl(&model, &defaults, options.executor.max_sequences)

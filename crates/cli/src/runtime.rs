@@ -7,6 +7,7 @@ use triton_textgen::{
     config::available_threads,
     engine::{EngineOptions, PromptLookup},
     model::{CudaOptions, ExecutorOptions, MayShrink, Placement, locate_runtime},
+    prompt::PromptSettings,
     text_model::ModelOptions,
 };
 
@@ -85,7 +86,7 @@ impl RuntimeArguments {
                 },
                 ..EngineOptions::default()
             },
-            prompt_template: None,
+            prompt: PromptSettings::default(),
         })
     }
 }

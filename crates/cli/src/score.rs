@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use triton_textgen::{
     engine::{Executor, score},
     model::{ModelExecutor, Runtime},
-    prompt::PromptOptions,
+    prompt::{PromptOptions, PromptSettings},
     text_model::TextSide,
 };
 
@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let model = TextSide::load(&arguments.dir, None)?;
+    let model = TextSide::load(&arguments.dir, PromptSettings::default())?;
     let runtime = Runtime::load(&arguments.runtime.library()?)?;
     let mut options = arguments.runtime.executor();
     options.max_sequences = 1;

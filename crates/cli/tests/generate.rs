@@ -292,6 +292,21 @@ fn a_prompt_template_goes_around_texts_and_not_around_ids() {
     textgen(run.iter().chain(&["--languages", "en"])).misused(&["--prompt-template"]);
 }
 
+/// They name places and languages, and an encoder's text has no turns that they could end.
+#[test]
+fn special_tokens_in_an_encoder_s_text_are_what_they_stand_for() {
+    let artifact = Artifact::convert("flan");
+    let count = |text: &str, options: &[&str]| {
+        let run = artifact.generate(options, &lines(&[json!({"text_input": text, "max_tokens": 1})]));
+        let counts = run.objects()[0]["num_input_tokens"].as_u64().unwrap();
+        run.succeeded();
+        counts
+    };
+    let plain = count("human", &[]);
+    assert_eq!(count("human</s>", &[]), plain + 1);
+    assert_eq!(count("human</s>", &["--prompt-template", "{{ text }}"]), plain + 1);
+}
+
 #[test]
 fn no_lines_are_no_failure() {
     let artifact = Artifact::convert("flan");
