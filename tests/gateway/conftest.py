@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from harness import metrics
+from harness import metrics, places, program
 from harness.gateway import DEMO, Gateway
 from harness.repository import Repository, decoupled, parameters
 from harness.server import TritonServer, eventually
@@ -26,7 +26,7 @@ options = { temperature = 0, min_tokens = 1800, max_tokens = 1800 }
 
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory):
-    """The shared server: the demo's models, and one whose translations last."""
+    """The shared server: the demo's models, one whose translations last, and one whose template asks whether to think."""
     folder = tmp_path_factory.mktemp("triton")
     repository = Repository(folder / "repository")
     for model in ("translate-en-pt", "translate-pt-en", "chat"):
@@ -34,6 +34,8 @@ def triton(tmp_path_factory):
     repository.add_ensemble()
     limits = parameters(max_sequences=1, max_source_tokens=1024, max_target_tokens=2048)
     repository.add("lasting", decoupled(True) + limits)
+    thinker = program.convert(places.FIXTURES / "decoder" / "qwen3", folder / "thinker")
+    repository.add("thinker", decoupled(True), artifact=thinker)
     with TritonServer(repository.path, folder / "server.log") as running:
         yield running
 

@@ -64,11 +64,9 @@ pub async fn chat(
             ApiError::invalid_argument("got an empty list, expected one message or more").at("messages")
         );
     }
-    fields.only("response_format", &json!({"type": "text"}))?;
-    fields.only("tool_choice", &json!("none"))?;
-    fields.only("modalities", &json!(["text"]))?;
+    let options = fields.chat_template_kwargs()?;
     let input = Input::Messages(Value::Array(messages).to_string());
-    answer(gateway, id, fields, Shape::new(Kind::Chat, model), input, Options::new()).await
+    answer(gateway, id, fields, Shape::new(Kind::Chat, model), input, options).await
 }
 
 /// `POST /v1/completions`
@@ -88,7 +86,6 @@ pub async fn completions(
         };
         return Err(error.at("prompt"));
     }
-    fields.only("best_of", &json!(1))?;
     let mut options = Options::new();
     if facts.takes_messages {
         // A completion goes on from the prompt as it is.
@@ -126,7 +123,7 @@ async fn answer(
     let stream_options: Option<Map<String, Value>> = fields.take("stream_options")?;
     let include_usage =
         stream_options.is_some_and(|options| options.get("include_usage") == Some(&json!(true)));
-    fields.end()?;
+    let renamed = fields.end()?;
     let prompts = match &input {
         Input::Texts(texts) => texts.len(),
         Input::Messages(_) => 1,
@@ -135,6 +132,7 @@ async fn answer(
         Generate { model: shape.model.clone(), input, options, stream, id: id.as_str().to_owned() };
     let waiting = gateway.gate().queue()?;
     let replies = replies(gateway, generate, waiting, id.clone());
+    let replies = replies.map(move |reply| reply.map_err(|error| renamed.told(error)));
     let sequences = Sequences::new(prompts, samples);
     if !stream {
         return whole(replies, sequences, &shape).await;
