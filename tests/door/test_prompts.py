@@ -184,6 +184,7 @@ def test_mt5_augment_samples(http):
         ("syntax", {"prompt_template": "a\n {{ text }"}, ["prompt_template", "line 2", "column"]),
         ("text", {"prompt_template": "a"}, ["prompt_template", "{{ text }}"]),
         ("list", {"prompt_template": "{{ tgt_lang.name }}{{ text }}", "languages": "en, klingon"}, ["languages", "klingon"]),
+        ("tags", {"prompt_template": "<2{{ tgt_lang.code }}> {{ text }}", "languages": "pt"}, ["prompt_template", "<2pt>", "token"]),
         ("unused", {"languages": "en, de"}, ["languages", "prompt_template"]),
         ("json", {"sampling_parameters": "temperature=1"}, ["sampling_parameters", "JSON object"]),
         ("range", {"sampling_parameters": '{"top_p": 2}'}, ["sampling_parameters", "top_p", "2"]),
