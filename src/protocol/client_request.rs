@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::FinishReason,
-    error::{Error, Result},
+    error::{Error, Result, shortened},
     options::{OptionKind, OptionSpec, OptionValue, RequestOptions},
     prompt::{Conversation, PromptInput},
     triton::{DataType, InputTensor, ParameterValue, RequestContent},
@@ -50,6 +50,8 @@ const HEADERS: &[&str] = &[
 
 const INPUT: &str = "input";
 const PARAMETER: &str = "parameter";
+/// Characters of a client's text that an error message repeats.
+const SHOWN: usize = 40;
 
 /// A request as its client meant it.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,8 +160,17 @@ fn read_source(tensor: &InputTensor, batched: bool) -> Result<(Vec<PromptInput>,
 
 /// Which of so many texts were cut short.
 fn read_reasons(tensor: &InputTensor, texts: usize) -> Result<Vec<bool>> {
-    let length = FinishReason::Length.as_str().as_bytes();
-    let cut: Vec<bool> = tensor.strings()?.into_iter().map(|reason| reason == length).collect();
+    let known = [FinishReason::Stop, FinishReason::Length];
+    let is_cut = |reason: &[u8]| match known.iter().find(|known| known.as_str().as_bytes() == reason) {
+        Some(reason) => Ok(*reason == FinishReason::Length),
+        None => Err(Error::invalid_argument(format!(
+            "input `{}`: got {:?}, expected {}, as a model gives it",
+            tensor.name,
+            shortened(&String::from_utf8_lossy(reason), SHOWN),
+            known.map(FinishReason::as_str).join(" or ")
+        ))),
+    };
+    let cut: Vec<bool> = tensor.strings()?.into_iter().map(is_cut).collect::<Result<_>>()?;
     if cut.len() != texts {
         return Err(Error::invalid_argument(format!(
             "input `{}`: got {} reasons, expected {texts}, one for each text; leave it out where they are not known",
@@ -400,6 +411,8 @@ mod tests {
         assert_eq!(cut(reasons).unwrap().cut_inputs, [false, true]);
         let few = strings("source_finish_reason", &[1], &[b"stop"]);
         refused(&content(vec![texts(), few]), false, &["source_finish_reason", "got 1", "expected 2"]);
+        let unknown = strings("source_finish_reason", &[2], &[b"stop", b"lenght"]);
+        refused(&content(vec![texts(), unknown]), false, &["source_finish_reason", "\"lenght\"", "stop or length"]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ TRANSLATED = {"text": TEXT, "tgt_lang": "pt"}
 TRANSLATED_HOT = {**TRANSLATED, "temperature": 2, "seed": 1}
 TRANSLATE = {
     "text": (TRANSLATED, OTHER),
-    "src_lang": (TRANSLATED, "pt"),
+    "src_lang": (TRANSLATED, "tlh"),
     "tgt_lang": (TRANSLATED, "en"),
     "temperature": ({**TRANSLATED, "seed": 1}, 2),
     "top_p": (TRANSLATED_HOT, 0.01),
