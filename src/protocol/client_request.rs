@@ -412,7 +412,11 @@ mod tests {
         let few = strings("source_finish_reason", &[1], &[b"stop"]);
         refused(&content(vec![texts(), few]), false, &["source_finish_reason", "got 1", "expected 2"]);
         let unknown = strings("source_finish_reason", &[2], &[b"stop", b"lenght"]);
-        refused(&content(vec![texts(), unknown]), false, &["source_finish_reason", "\"lenght\"", "stop or length"]);
+        refused(
+            &content(vec![texts(), unknown]),
+            false,
+            &["source_finish_reason", "\"lenght\"", "stop or length"],
+        );
     }
 
     #[test]

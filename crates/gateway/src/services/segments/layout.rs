@@ -78,9 +78,25 @@ fn is_cue_time(line: &str) -> bool {
         .is_some_and(|(from, to)| is_time(from.trim()) && to.split_whitespace().next().is_some_and(is_time))
 }
 
+/// Where a blank was doubled in the midst of a sentence: it is the only gap of the line, between words in lower case.
+fn slip(line: &str) -> Option<usize> {
+    let line = line.trim_end();
+    let words = line.trim_start();
+    let (at, gap) = words
+        .match_indices(char::is_whitespace)
+        .find(|(at, _)| words[*at..].chars().nth(1).is_some_and(char::is_whitespace))?;
+    let (before, after) = (&words[..at], words[at + gap.len()..].trim_start());
+    let is_double = words.len() - before.len() - after.len() == 2 && !words.contains('\t');
+    let is_lone = !after.contains("  ");
+    let in_sentence =
+        before.ends_with(|c: char| c.is_lowercase() || c == ',') && after.starts_with(char::is_lowercase);
+    (is_double && is_lone && in_sentence).then_some(line.len() - words.len() + at)
+}
+
 /// The cells of a line: what is between tabs, the bars of a table, and runs of blanks.
 fn columns(line: &str) -> Vec<Range<usize>> {
     let has_bars = line.trim_start().starts_with('|');
+    let slip = slip(line);
     let mut cells = Vec::new();
     let mut start = 0;
     let mut before = None;
@@ -99,7 +115,7 @@ fn columns(line: &str) -> Vec<Range<usize>> {
                     run += 1;
                 }
                 // Two after a full stop are how some end a sentence.
-                run > 2 || run == 2 && !before.is_some_and(super::sentences::is_mark)
+                run > 2 || run == 2 && !before.is_some_and(super::sentences::is_mark) && slip != Some(at)
             }
             _ => false,
         };
@@ -152,5 +168,8 @@ mod tests {
         assert_eq!(shown("NAME  AGE    CITY"), ["NAME", "AGE", "CITY"]);
         assert_eq!(shown("One.  Two!  Three"), ["One.  Two!  Three"]);
         assert_eq!(shown("Total.   Sum"), ["Total.", "Sum"]);
+        assert_eq!(shown("  The cat  sleeps on the sofa."), ["The cat  sleeps on the sofa."]);
+        assert_eq!(shown("milk  eggs  bread"), ["milk", "eggs", "bread"]);
+        assert_eq!(shown("Name:  John"), ["Name:", "John"]);
     }
 }
