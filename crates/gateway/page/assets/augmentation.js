@@ -255,7 +255,8 @@ export class Augmentation {
     const first = texts.findIndex(unreadable);
     byId("augment-warning").hidden = first < 0;
     if (first < 0) return;
-    const names = languages.map(({ name, chinese }) => (language() === "zh" ? chinese : name)).join(", ");
+    const isChinese = language() === "zh";
+    const names = languages.map(({ name, chinese }) => (isChinese ? chinese : name)).join(isChinese ? "、" : ", ");
     const count = this.#isBatch ? texts.filter(unreadable).length : 1;
     const key = this.#isBatch ? "unreadableItems" : "unreadable";
     say(byId("augment-warning"), key, { names, count, total: texts.length, number: first + 1 });
@@ -493,9 +494,11 @@ export class Augmentation {
     return [titles, ...rows];
   }
 
-  /** A single text's variants go one a line, a batch as a table. */
+  /** A single text's variants go one a line, with an empty line between those that have lines; a batch as a table. */
   #copyAll() {
-    const text = this.#batch ? formatForPaste(this.#rows()) : this.#answer.variants.join("\n");
+    const variants = this.#answer?.variants ?? [];
+    const between = variants.some((variant) => variant.includes("\n")) ? "\n\n" : "\n";
+    const text = this.#batch ? formatForPaste(this.#rows()) : variants.join(between);
     copy(text, byId("copy-all"), "copyAll");
   }
 

@@ -26,6 +26,7 @@ export class Batch extends EventTarget {
       text,
       state: "waiting",
       failure: null,
+      tries: 0,
       variants: [],
       finishReasons: [],
       exhausted: false,
@@ -75,6 +76,7 @@ export class Batch extends EventTarget {
   async #send(rows, queue) {
     const { signal } = this.#stopping;
     this.#mark(rows, "running");
+    const busy = [];
     try {
       const texts = rows.map((row) => row.text);
       const answer = await this.#patient({ texts, grouped: true, partial: true, ...this.#options }, signal);
@@ -89,11 +91,34 @@ export class Batch extends EventTarget {
         rows.filter((row) => !failures.has(row)),
         "done",
       );
-      for (const [row, failure] of failures) this.#fail([row], failure, queue);
+      for (const [row, failure] of failures) {
+        if (failure.busy && ++row.tries < TRIES) busy.push(row);
+        else this.#fail([row], failure, queue);
+      }
     } catch (error) {
       if (error.name === "AbortError") return this.#mark(rows, "waiting");
       this.#fail(rows, error instanceof Failure ? error : new Failure("unknown", error.message), queue);
     }
+    if (busy.length) await this.#later(busy, queue, signal);
+  }
+
+  /** Rows for which the gateway was too busy are asked for again, later each time. */
+  async #later(rows, queue, signal) {
+    this.#mark(rows, "waiting");
+    try {
+      await this.#rest(rows[0].tries, null, signal);
+      queue.push(rows);
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
+    }
+  }
+
+  async #rest(tries, retryAfter, signal) {
+    const backOff = Math.min(FIRST_WAIT_S * 2 ** tries, LONGEST_WAIT_S) * (0.5 + Math.random() / 2);
+    this.pause = Math.ceil(retryAfter ?? backOff);
+    this.#tell([]);
+    await pause(this.pause * 1_000, signal);
+    this.pause = 0;
   }
 
   #fail(rows, failure, queue) {
@@ -109,11 +134,7 @@ export class Batch extends EventTarget {
         return await post("augment_batch", body, signal);
       } catch (error) {
         if (!error.busy || tries === TRIES) throw error;
-        const backOff = Math.min(FIRST_WAIT_S * 2 ** tries, LONGEST_WAIT_S) * (0.5 + Math.random() / 2);
-        this.pause = Math.ceil(error.retryAfter ?? backOff);
-        this.#tell([]);
-        await pause(this.pause * 1_000, signal);
-        this.pause = 0;
+        await this.#rest(tries, error.retryAfter, signal);
       }
     }
   }

@@ -86,11 +86,11 @@ export const chinese = {
   retryRowLabel: "重试第 {number} 条",
   probability: "{label}：{percent}",
   truncated: "达到长度上限，已截断",
-  exhaustedRow: "模型给不出更多不同的结果",
+  exhaustedRow: "模型未能及时给出更多不同的结果",
 
   generating: "生成中……",
   generated: "完成，{count} 个结果，用时 {seconds} 秒",
-  generatedFewer: "完成，{wanted} 个中得到 {count} 个，用时 {seconds} 秒；模型给不出更多不同的结果",
+  generatedFewer: "完成，{wanted} 个中得到 {count} 个，用时 {seconds} 秒；模型未能及时给出更多不同的结果",
   generationStopped: "已停止",
   batchRunning: "已完成 {done} / {total}",
   batchFailing: "已完成 {done} / {total}，失败 {failed}",

@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use excess::Excess;
 pub use health::Health;
-pub use models::{BYTES_PER_TARGET_TOKEN, ModelFacts};
+pub use models::ModelFacts;
 pub use reply::Reply;
 pub use request::{Generate, Input};
 

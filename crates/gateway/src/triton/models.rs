@@ -9,8 +9,8 @@ const MAX_SOURCE_TOKENS: usize = 512;
 const MAX_TARGET_TOKENS: usize = 256;
 const MAX_CONTEXT_TOKENS: usize = 4096;
 
-/// Bytes of a source text whose translation surely fits into a token of the target's limit.
-pub const BYTES_PER_TARGET_TOKEN: usize = 2;
+/// Bytes of source text for each token of the target's limit; the translation is expected to fit.
+const BYTES_PER_TARGET_TOKEN: usize = 2;
 
 /// From a model's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

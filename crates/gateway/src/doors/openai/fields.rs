@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Keys that tell about a request rather than ask for something.
-const NO_MATTER: [&str; 9] = [
+const NO_MATTER: [&str; 8] = [
     "user",
     "metadata",
     "store",
@@ -22,7 +22,6 @@ const NO_MATTER: [&str; 9] = [
     "prompt_cache_key",
     "prompt_cache_retention",
     "parallel_tool_calls",
-    "verbosity",
 ];
 /// Keys that are known and not served, each with the values, in JSON, that ask for nothing: what happens anyway, or what
 /// clients send for what they do not use. Any other value is refused. Null is idle everywhere.
@@ -53,7 +52,11 @@ const IDLE: &[(&str, &[&str])] = &[
     ("tools", &["[]"]),
     ("top_logprobs", &["0"]),
     ("use_beam_search", &["false"]),
+    ("verbosity", &[r#""medium""#]),
 ];
+const UNKNOWN: &str = "is unknown, or not supported; leave it out";
+/// Characters of an unknown key that an error repeats.
+const SHOWN: usize = 64;
 /// Samples of one request at most.
 const MAX_SAMPLES: u32 = 20;
 /// The backend's option with the arguments of the chat template.
@@ -129,6 +132,26 @@ impl Fields {
         Ok(options)
     }
 
+    /// Whether a stream ends with the tokens that were used; an answer in one piece always has them.
+    pub fn include_usage(&mut self) -> Result<bool> {
+        let options: Map<String, Value> = self.take("stream_options")?.unwrap_or_default();
+        let mut include_usage = false;
+        for (name, value) in options {
+            let error = match (name.as_str(), value) {
+                (_, Value::Null) | ("include_obfuscation", Value::Bool(false)) => continue,
+                ("include_usage", Value::Bool(include)) => {
+                    include_usage = include;
+                    continue;
+                }
+                ("include_usage", _) => "expected true or false",
+                _ => UNKNOWN,
+            };
+            let name: String = name.chars().take(SHOWN).collect();
+            return Err(ApiError::invalid_argument(error).at(&format!("stream_options.{name}")));
+        }
+        Ok(include_usage)
+    }
+
     /// The options of sampling, as the backend names them.
     pub fn options(&mut self) -> Result<Options> {
         let mut wanted = Wanted::over(&Options::new());
@@ -140,14 +163,14 @@ impl Fields {
             wanted.number(name, self.take(name)?, -2.0..=2.0)?;
         }
         wanted.number("repetition_penalty", self.take("repetition_penalty")?, 0.01..=10.0)?;
-        let max_tokens = match self.take("max_completion_tokens")? {
-            Some(count) => {
-                self.rest.remove("max_tokens");
-                Some(count)
-            }
-            None => self.take("max_tokens")?,
-        };
-        wanted.integer("max_tokens", max_tokens, 1..=1 << 20)?;
+        let max_tokens: [Option<u32>; 2] = [self.take("max_completion_tokens")?, self.take("max_tokens")?];
+        if let [Some(new), Some(old)] = max_tokens
+            && new != old
+        {
+            let error = format!("got {old}, but max_completion_tokens is {new}; leave out one of the two");
+            return Err(ApiError::invalid_argument(error).at("max_tokens"));
+        }
+        wanted.integer("max_tokens", max_tokens[0].or(max_tokens[1]), 1..=1 << 20)?;
         wanted.seed(self.take("seed")?);
         let mut stops = if self.rest.contains_key("stop") { self.texts("stop")? } else { Vec::new() };
         stops.retain(|stop| !stop.is_empty());
@@ -170,10 +193,10 @@ impl Fields {
         for (name, value) in &self.rest {
             let error = match IDLE.iter().find(|(known, _)| known == name) {
                 Some((_, idle)) if idle.iter().any(|idle| is_same(idle, value)) => continue,
-                Some((_, idle)) => format!("is not supported but for {}; leave it out", idle.join(" and ")),
-                None => "is unknown, or not supported; leave it out".to_owned(),
+                Some((_, idle)) => format!("only {} is supported; leave it out otherwise", idle.join(" or ")),
+                None => UNKNOWN.to_owned(),
             };
-            let name: String = name.chars().take(64).collect();
+            let name: String = name.chars().take(SHOWN).collect();
             return Err(ApiError::invalid_argument(error).at(&name));
         }
         Ok(Renamed(self.template_flags))
@@ -239,6 +262,38 @@ mod tests {
             assert_eq!(fields(json!({"sing": value})).end().err().unwrap().param.as_deref(), Some("sing"));
         }
         assert!(fields(json!({"sing": null, "tools": null, "best_of": 1.0})).end().is_ok());
+    }
+
+    #[test]
+    fn options_of_a_stream_are_known_or_refused() {
+        let usage = |options: Value| fields(json!({"stream_options": options})).include_usage();
+        assert!(usage(json!({"include_usage": true, "include_obfuscation": false})).unwrap());
+        for options in
+            [json!(null), json!({}), json!({"include_usage": false}), json!({"include_usage": null})]
+        {
+            assert!(!usage(options).unwrap());
+        }
+        for (options, param) in [
+            (json!({"include_usage": "yes"}), "stream_options.include_usage"),
+            (json!({"include_obfuscation": true}), "stream_options.include_obfuscation"),
+            (json!({"usage": true}), "stream_options.usage"),
+            (json!([]), "stream_options"),
+        ] {
+            assert_eq!(usage(options).unwrap_err().param.as_deref(), Some(param));
+        }
+    }
+
+    #[test]
+    fn two_limits_are_one() {
+        let limit = |request: Value| fields(request).options().map(|options| options["max_tokens"].clone());
+        assert_eq!(limit(json!({"max_tokens": 5, "max_completion_tokens": 5})).unwrap(), 5);
+        assert_eq!(limit(json!({"max_completion_tokens": 7})).unwrap(), 7);
+        for request in [
+            json!({"max_tokens": 5, "max_completion_tokens": 7}),
+            json!({"max_tokens": "x", "max_completion_tokens": 7}),
+        ] {
+            assert_eq!(limit(request).unwrap_err().param.as_deref(), Some("max_tokens"));
+        }
     }
 
     #[test]

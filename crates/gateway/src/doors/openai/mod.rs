@@ -119,9 +119,7 @@ async fn answer(
     options.extend(fields.options()?);
     let samples = options.get("num_return_sequences").and_then(Value::as_u64).unwrap_or(1) as usize;
     let stream = fields.take("stream")?.unwrap_or(false);
-    let stream_options: Option<Map<String, Value>> = fields.take("stream_options")?;
-    let include_usage =
-        stream_options.is_some_and(|options| options.get("include_usage") == Some(&json!(true)));
+    let include_usage = fields.include_usage()?;
     let renamed = fields.end()?;
     let prompts = match &input {
         Input::Texts(texts) => texts.len(),

@@ -12,7 +12,7 @@ mod request;
 mod task;
 mod variants;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -33,7 +33,7 @@ use super::{answers::Answers, deadline::Deadline};
 use crate::{
     error::{ApiError, Result},
     settings::{AugmentTable, Operation},
-    triton::{BYTES_PER_TARGET_TOKEN, Excess, Generate, Input},
+    triton::{Excess, Generate, Input},
 };
 
 pub use reading::Warning;
@@ -44,6 +44,8 @@ pub use variants::Variant;
 const AT_ONCE: usize = 16;
 /// How much hotter the model is asked each time it is asked again.
 const WARMER: f64 = 0.1;
+/// Bytes of a line for each token of `max_length`, in most languages: a longer line is rewritten sentence by sentence.
+const BYTES_PER_TOKEN: usize = 3;
 /// A piece is not cut any smaller, in bytes.
 const SMALLEST_PIECE: usize = 32;
 
@@ -141,23 +143,37 @@ impl Augmenter {
             [only] => Some(&*only.code),
             _ => None,
         };
-        // Nothing runs before it is polled, and of these so many are at once.
-        let work: Vec<_> = (0..plan.texts.len())
-            .map(|index| {
-                let drawing = Drawing { augmenter: self, plan, index, language, at_work: &at_work };
-                drawing.augmented(deadline)
-            })
+        let drawings = (0..plan.texts.len()).map(|index| Drawing {
+            augmenter: self,
+            plan,
+            index,
+            language,
+            at_work: &at_work,
+        });
+        let drawings: Vec<Drawing<'_>> = drawings.collect();
+        // Every text is drawn of once before any is drawn of again.
+        let work: Vec<_> = drawings.iter().map(|drawing| drawing.first(deadline)).collect();
+        let firsts = all(work, plan.asked.partial).await?;
+        let work: Vec<_> = drawings
+            .into_iter()
+            .zip(firsts)
+            .map(|(drawing, first)| drawing.augmented(first, deadline))
             .collect();
-        let mut work = stream::iter(work).buffered(AT_ONCE);
-        let mut all = Vec::with_capacity(plan.texts.len());
-        while let Some(one) = work.next().await {
-            match one {
-                Err(error) if !plan.asked.partial => return Err(error),
-                one => all.push(one),
-            }
-        }
-        Ok(all)
+        all(work, plan.asked.partial).await
     }
+}
+
+/// What comes of the work, in order, so much of it at once. Unless it may be partial, one that fails fails all.
+async fn all<T>(work: Vec<impl Future<Output = Result<T>>>, partial: bool) -> Result<Vec<Result<T>>> {
+    let mut done = Vec::with_capacity(work.len());
+    let mut work = stream::iter(work).buffered(AT_ONCE);
+    while let Some(one) = work.next().await {
+        match one {
+            Err(error) if !partial => return Err(error),
+            one => done.push(one),
+        }
+    }
+    Ok(done)
 }
 
 /// One text, as it is asked for.
@@ -172,23 +188,30 @@ struct Drawing<'a> {
 }
 
 impl<'a> Drawing<'a> {
-    async fn augmented(mut self, deadline: &Deadline) -> Result<Augmented> {
-        let Self { plan, index, .. } = self;
-        if let Some(error) = &plan.refused[index] {
-            return Err(error.clone());
+    async fn first(&self, deadline: &Deadline) -> Result<Drawn> {
+        match &self.plan.refused[self.index] {
+            Some(error) => Err(error.clone()),
+            None => {
+                let first = deadline.within("before the answer was whole", self.draw(0, self.plan.variants));
+                first.await.map_err(|error| self.told(error))
+            }
         }
-        let wanted = plan.variants;
-        let drawn = if plan.can_differ() {
-            distinct(self.text(), wanted, deadline, &mut self).await
-        } else {
-            deadline.within("before the answer was whole", self.draw(0, wanted)).await
-        };
-        let of_batch = plan.asked.texts.is_some();
-        let Drawn { variants, probabilities, output_tokens } = drawn.map_err(|error| match error.param {
-            None if of_batch => error.at(&plan.asked.key(index)),
-            _ => error,
-        })?;
+    }
+
+    async fn augmented(mut self, first: Result<Drawn>, deadline: &Deadline) -> Result<Augmented> {
+        let (mut drawn, wanted) = (first?, self.plan.variants);
+        if self.plan.wants_distinct() {
+            let distinct = distinct(self.text(), wanted, drawn, deadline, &mut self).await;
+            drawn = distinct.map_err(|error| self.told(error))?;
+        }
+        let Drawn { variants, probabilities, output_tokens } = drawn;
         Ok(Augmented { exhausted: variants.len() < wanted, variants, probabilities, output_tokens })
+    }
+
+    /// An error with the text that it is about.
+    fn told(&self, error: ApiError) -> ApiError {
+        let of_batch = self.plan.asked.texts.is_some();
+        if error.param.is_none() && of_batch { error.at(&self.plan.asked.key(self.index)) } else { error }
     }
 
     fn text(&self) -> &'a str {
@@ -198,7 +221,17 @@ impl<'a> Drawing<'a> {
     /// What a piece may be at most: what surely fits, and as many sentences as `max_length` leaves room for.
     fn piece_limits(&self) -> PieceLimits {
         let piece = self.plan.facts.segment_bytes;
-        PieceLimits { sentences: piece.min(self.plan.max_length() * BYTES_PER_TARGET_TOKEN), piece }
+        PieceLimits { sentences: piece.min(self.plan.max_length() * BYTES_PER_TOKEN), piece }
+    }
+
+    /// Draws of the whole text.
+    async fn draw(&self, round: u32, count: usize) -> Result<Drawn> {
+        let text = self.text();
+        let pieces = match self.plan.task.rewrites() {
+            true => Pieces::of(text, self.language, self.piece_limits()),
+            false => Pieces::whole(text),
+        };
+        self.draw_pieces(pieces, 0, round, count).await
     }
 
     /// Draws of every piece, and joins them.
@@ -296,12 +329,7 @@ impl<'a> Drawing<'a> {
 
 impl Source for Drawing<'_> {
     async fn draw(&mut self, round: u32, count: usize) -> Result<Drawn> {
-        let text = self.text();
-        let pieces = match self.plan.task.rewrites() {
-            true => Pieces::of(text, self.language, self.piece_limits()),
-            false => Pieces::whole(text),
-        };
-        self.draw_pieces(pieces, 0, round, count).await
+        Self::draw(self, round, count).await
     }
 }
 

@@ -33,7 +33,7 @@ pub fn warning(languages: &Languages, text: &str) -> Option<Warning> {
         index: None,
         code: "unreadable_script",
         message: format!(
-            "the text is in another script than the model reads ({}); what it says of it may be nonsense",
+            "the model does not read the script of this text (it reads {}); the answer may be meaningless",
             names.join(", ")
         ),
     })

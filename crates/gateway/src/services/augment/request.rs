@@ -67,7 +67,7 @@ pub struct Limits {
     pub max_texts: usize,
 }
 
-/// A request that was checked, but for what Triton says.
+/// A request whose own values were checked; Triton may still refuse it.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub(super) texts: &'a [String],
@@ -79,7 +79,6 @@ pub struct Plan<'a> {
     pub(super) facts: ModelFacts,
     pub(super) options: Options,
     pub(super) variants: usize,
-    pub(super) labelled: bool,
     pub(super) asked: &'a Augmentation,
     pub(super) id: &'a str,
 }
@@ -128,18 +127,7 @@ impl Augmentation {
                 }
             }
         }
-        Ok(Plan {
-            texts,
-            refused,
-            task,
-            model,
-            facts,
-            options,
-            variants,
-            labelled: !labels.is_empty(),
-            asked: self,
-            id,
-        })
+        Ok(Plan { texts, refused, task, model, facts, options, variants, asked: self, id })
     }
 
     fn check_what_the_task_asks(&self, task: &Task) -> Result<()> {
@@ -200,26 +188,27 @@ impl Augmentation {
 impl Plan<'_> {
     /// How hot the model is asked.
     pub(super) fn temperature(&self) -> f64 {
-        self.number("temperature").and_then(Value::as_f64).unwrap_or(DEFAULTS.temperature)
+        self.option("temperature").and_then(Value::as_f64).unwrap_or(DEFAULTS.temperature)
     }
 
     /// Where sampling begins, if the request or the configuration says it.
     pub(super) fn seed(&self) -> Option<u64> {
-        self.number("seed").and_then(Value::as_u64)
+        self.option("seed").and_then(Value::as_u64)
     }
 
     /// Tokens of one answer at most.
     pub(super) fn max_length(&self) -> usize {
-        let given = self.number("max_length").and_then(Value::as_u64);
+        let given = self.option("max_length").and_then(Value::as_u64);
         given.map_or(DEFAULTS.max_length as usize, |tokens| tokens as usize)
     }
 
-    /// True when the model, asked again, may say something else.
-    pub(super) fn can_differ(&self) -> bool {
-        self.temperature() > 0.0 && !self.labelled
+    /// True when variants that repeat are drawn again: of a rewriting that is sampled. Another task may well give the same
+    /// answer twice.
+    pub(super) fn wants_distinct(&self) -> bool {
+        self.task.rewrites() && self.temperature() > 0.0
     }
 
-    fn number(&self, name: &str) -> Option<&Value> {
+    fn option(&self, name: &str) -> Option<&Value> {
         self.options.get(name)
     }
 }

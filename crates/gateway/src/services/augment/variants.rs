@@ -5,10 +5,7 @@ use std::{collections::HashSet, future::Future};
 use serde::{Deserialize, Serialize};
 
 use super::likeness::Likeness;
-use crate::{
-    error::{ErrorCode, Result},
-    services::deadline::Deadline,
-};
+use crate::{error::Result, services::deadline::Deadline};
 
 /// How often the model is asked again for variants that repeat.
 pub const ROUNDS: u32 = 3;
@@ -66,16 +63,16 @@ pub trait Source {
     fn draw(&mut self, round: u32, count: usize) -> impl Future<Output = Result<Drawn>> + Send;
 }
 
-/// Draws `wanted` variants of `text`, each unlike the text and the others. There may be fewer in the end: the model may
-/// have no more, or the time be over.
+/// `wanted` variants of `text`, each unlike the text and the others: those of the `first` draw, and others in place of
+/// those that repeat. There may be fewer in the end: the model may have no more, or fail, or the time be over.
 pub async fn distinct(
     text: &str,
     wanted: usize,
+    first: Drawn,
     deadline: &Deadline,
     source: &mut impl Source,
 ) -> Result<Drawn> {
-    let first = deadline.within("before the first answer was whole", source.draw(0, wanted));
-    let Drawn { variants, probabilities, mut output_tokens } = first.await?;
+    let Drawn { variants, probabilities, mut output_tokens } = first;
     // Nothing at all is no variant either.
     let mut seen = HashSet::from([Likeness::of(text), Likeness::of("")]);
     let mut is_new = |variant: &Variant| seen.insert(Likeness::of(&variant.text));
@@ -88,7 +85,7 @@ pub async fn distinct(
         if missing == 0 {
             break;
         }
-        // More than are missing, as far as the later rounds have the same: the likely ones are known by now.
+        // More than are missing, as long as each later round keeps the same share: the likely variants were already drawn.
         let share = budget / (ROUNDS - round + 1) as usize;
         let count = missing.max(share).min(budget);
         if count == 0 {
@@ -96,7 +93,8 @@ pub async fn distinct(
         }
         budget -= count;
         let others = match deadline.reach(source.draw(round, count)).await {
-            Some(Err(error)) if error.code == ErrorCode::DeadlineExceeded => break,
+            // What there is, is worth more than an error.
+            Some(Err(error)) if error.code.status().is_server_error() => break,
             Some(others) => others?,
             None => break,
         };
@@ -130,7 +128,8 @@ mod tests {
         async fn variants(&mut self, wanted: usize) -> Result<Vec<String>> {
             let deadline =
                 Deadline::after(Duration::from_millis(if self.texts.len() > 1 { 9_000 } else { 50 }));
-            let drawn = distinct("The cat.", wanted, &deadline, self).await?;
+            let first = self.draw(0, wanted).await?;
+            let drawn = distinct("The cat.", wanted, first, &deadline, self).await?;
             Ok(drawn.variants.into_iter().map(|variant| variant.text).collect())
         }
     }
@@ -196,9 +195,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_failure_is_one() {
+    async fn what_there_is_comes_back_when_the_server_fails_later() {
         let mut source = Scripted::of(&[&["A", "a"]]);
         source.texts.push(Err(ApiError::unavailable("gone")));
-        assert_eq!(source.variants(2).await.unwrap_err().code, ErrorCode::Unavailable);
+        assert_eq!(source.variants(2).await.unwrap(), ["A"]);
+        let mut source = Scripted::of(&[]);
+        source.texts = vec![Err(ApiError::unavailable("gone")), Ok(vec!["A", "B"])];
+        assert_eq!(source.variants(2).await.unwrap_err().message, "gone");
+        let mut source = Scripted::of(&[&["A", "a"]]);
+        source.texts.push(Err(ApiError::invalid_argument("never")));
+        assert_eq!(source.variants(2).await.unwrap_err().message, "never");
     }
 }
