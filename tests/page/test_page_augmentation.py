@@ -114,7 +114,7 @@ def test_fewer_than_wanted_are_told(desktop):
     desktop.fill("#augment-text", "12:30")
     desktop.click("#augment-start")
     expect(desktop.locator("#augment-state")).to_contain_text("Results: 0 of 3")
-    expect(desktop.locator("#augment-state")).to_contain_text("no more that differ")
+    expect(desktop.locator("#augment-state")).to_contain_text("no more different variants")
     desktop.fill("#augment-text", TEXT)
     desktop.click("#augment-start")
     expect(desktop.locator("#variants li")).to_have_count(3)

@@ -141,7 +141,7 @@ def test_failed_rows_alone_are_sent_again(open_page, gateway):
     expect(page.locator("tbody.failed")).to_contain_text(LINES[2])
     expect(page.locator("tbody.failed .error")).to_contain_text("is blank")
     assert len(downloaded(page)[1]) == 8
-    expect(page.locator("#retry")).to_have_text("Try the failed again: 1")
+    expect(page.locator("#retry")).to_have_text("Retry failed texts: 1")
     page.click("#retry")
     expect(page.locator("#augment-state")).to_contain_text("All 8 done")
     assert asked[1] == LINES[2:3], "what is done is not sent again"
@@ -156,7 +156,7 @@ def test_what_is_cut_or_exhausted_is_marked(desktop):
     expect(rows.nth(0).locator(".mark")).to_have_count(rows.nth(0).locator("tr").count() - rows.nth(0).locator(".row-state").count())
     expect(rows.nth(0).locator(".mark").first).to_have_text("Cut at the length limit")
     expect(rows.nth(1)).to_contain_text("12:30")
-    expect(rows.nth(1)).to_contain_text("The model gave no more that differ")
+    expect(rows.nth(1)).to_contain_text("The model gave no more different variants in time")
     table = downloaded(desktop)[1]
     assert table[0][4] == "finish_reason" and {row[4] for row in table[1:]} == {"length"}
     assert {row[1] for row in table[1:]} == {"The train was late because of the snow."}
@@ -190,6 +190,30 @@ def test_a_busy_gateway_is_waited_for(open_page, gateway):
     start(page, LINES[:16])
     expect(page.locator("#augment-state")).to_contain_text("busy; again in 1 s")
     expect(page.locator("#augment-state")).to_contain_text("All 16 done")
+
+
+def test_single_rows_that_meet_a_full_queue_are_sent_again(open_page, gateway):
+    asked = []
+
+    def full_for_one(page):
+        def answer(route):
+            body = route.request.post_data_json
+            asked.append(body["texts"])
+            if len(asked) > 1:
+                return route.continue_()
+            reply = route.fetch()
+            answered = reply.json()
+            error = {"code": "overloaded", "message": "", "type": "server_error", "param": None, "request_id": "r"}
+            answered["augmented_texts"][2] = answered["finish_reasons"][2] = []
+            route.fulfill(response=reply, json={**answered, "errors": [{"index": 2, "error": error}]})
+
+        page.route("**/augment_batch", answer)
+
+    page = open_page(gateway, prepare=full_for_one)
+    start(page, LINES[:8])
+    expect(page.locator("#augment-state")).to_contain_text("All 8 done")
+    assert asked[1:] == [LINES[2:3]], "without a click, and the others are not sent again"
+    assert [row[1] for row in downloaded(page)[1][1:]] == LINES[:8]
 
 
 def test_split_switch(page):
