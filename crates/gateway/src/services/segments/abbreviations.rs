@@ -108,7 +108,7 @@ const LISTS: [Lists; 13] = [
     Lists {
         code: "en",
         before_anything: "mr mrs ms mx messrs mmes dr drs prof Rev Fr Hon Pres Gov Sen Rep Gen Maj Col lt sgt capt cpl cmdr
-            Adm supt Insp Det Sts Ste Mt Mts Ft Pt Pte Pvt asst Assoc Amb atty dept vs viz cf approx e.g i.e eg
+            Adm supt Insp Det Sts Ste Mt Mts Ft Pt Pte Pvt asst Assoc Amb atty Dept vs viz cf approx e.g i.e eg
             ie ca al esp resp incl excl aka mlle mme msgr sr sra",
         before_number: "no nos nr p pp vol vols ch chap sec sect fig figs eq eqs ex art par para ver v Jan Feb Mar Apr Jun Jul
             Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min

@@ -14,7 +14,7 @@ pub enum Place {
     Sentence,
 }
 
-/// How many layers of mark-up are taken off a text. Each is searched from end to end.
+/// How many layers of mark-up are taken off a cell, and then off a sentence: each is searched from end to end.
 const MOST_WRAPPINGS: usize = 8;
 
 /// The part of `range` that the model gets, or none.

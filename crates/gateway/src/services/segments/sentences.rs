@@ -195,11 +195,11 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
 }
 
-/// True for "Vol. II", but not for "I said no. I left."
+/// True for "Vol. II", but not for "I said no. I left.": a lone `I` is a word in several languages.
 fn begins_with_roman_number(next: &str) -> bool {
     let word = next.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    let is_pronoun = word == "I" && next[word.len()..].starts_with(char::is_whitespace);
-    !is_pronoun && is_roman_number(word)
+    let is_word = word == "I" && next[word.len()..].starts_with(char::is_whitespace);
+    !is_word && is_roman_number(word)
 }
 
 fn is_roman_number(word: &str) -> bool {

@@ -310,6 +310,15 @@ fn long_texts_of_one_kind_are_cut() {
     }
 }
 
+#[test]
+fn eight_layers_of_mark_up_are_kept_and_a_hundred_are_not() {
+    holds("en", &("[".repeat(8) + "⟦The manual⟧" + &"](a)".repeat(8)));
+    let hundred = "[".repeat(100) + "The manual" + &"](a)".repeat(100);
+    let segments = split(&hundred, Some("en"), SegmentKind::Sentence, 480);
+    assert_eq!(same(&segments), hundred);
+    assert!(segments.list.iter().all(|segment| segment.text.contains(['[', ']'])), "{segments:?}");
+}
+
 /// Texts of whatever the rules look at.
 fn any_text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
