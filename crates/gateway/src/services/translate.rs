@@ -287,7 +287,7 @@ impl Translator {
                     }
                     kept.extend(stop.take());
                     kept.push_str(&piece);
-                    if of_sentences && segment.gets_stop() {
+                    if of_sentences && segment.lacks_stop {
                         stop = take_stop(&mut kept);
                     }
                     if !kept.is_empty() {

@@ -1,7 +1,7 @@
 //! Words with a full stop that does not end a sentence, by language.
 //!
 //! A word is listed without its last full stop. In lower case it stands for every spelling of it, otherwise for itself and
-//! for all capitals.
+//! for all capitals. A title has a capital here only where its lower case is an ordinary word.
 
 use std::{collections::HashSet, sync::LazyLock};
 
@@ -107,9 +107,9 @@ impl Abbreviations {
 const LISTS: [Lists; 13] = [
     Lists {
         code: "en",
-        before_anything: "Mr Mrs Ms Mx Messrs Mmes Dr Drs Prof Rev Fr Hon Pres Gov Sen Rep Gen Maj Col Lt Sgt Capt Cpl Cmdr
-            Adm Supt Insp Det Sts Ste Mt Mts Ft Pt Pte Pvt Asst Assoc Amb Atty Dept vs viz cf approx e.g i.e eg
-            ie ca al esp resp incl excl aka Mlle Mme Msgr Sr Sra",
+        before_anything: "mr mrs ms mx messrs mmes dr drs prof Rev Fr Hon Pres Gov Sen Rep Gen Maj Col lt sgt capt cpl cmdr
+            Adm supt Insp Det Sts Ste Mt Mts Ft Pt Pte Pvt asst Assoc Amb atty Dept vs viz cf approx e.g i.e eg
+            ie ca al esp resp incl excl aka mlle mme msgr sr sra",
         before_number: "no nos nr p pp vol vols ch chap sec sect fig figs eq eqs ex art par para ver v Jan Feb Mar Apr Jun Jul
             Aug Sep Sept Oct Nov Dec tel ext cat ed est c ca approx max min
             ft lb lbs oz yd hr hrs",
@@ -124,11 +124,11 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "pt",
-        before_anything: "Sr Sra Srs Sras Srta Srtas Sr.ª Dr Dra Drs Dras Prof Profa Profs Profas Prof.ª Eng Enga Arq Adv Pe
-            Fr Ir D Dom Sto Sta Av R Al Pq Pç Pça Trav Tv Rod Estr Jd Gen Cel Cap Ten Sgt Maj Alm Brig Exmo Exma Ilmo Ilma
-            Rev Revmo Mons Ex Exa Exas V.Exa S.Exa Sr.a p.ex i.e e.g vs cf obs ref aprox apto ap bl tel cx séc fig",
+        before_anything: "sr sra srs sras srta srtas sr.ª dr dra drs dras prof profa profs profas prof.ª eng enga arq adv pe
+            fr Ir D Dom sto sta av R Al Pq Pç pça trav Tv rod estr jd Gen Cel Cap Ten sgt Maj Alm Brig exmo exma ilmo ilma
+            Rev revmo mons Ex Exa Exas v.exa s.exa sr.a p.ex i.e e.g vs cf obs ref aprox apto ap bl tel cx séc fig",
         before_number: "n nº n.º nr no núm p pp pg pag pág págs vol vols cap caps art arts inc par séc figs ed v jan fev mar abr
-            mai jun jul ago set out nov dez km máx mín lt qd",
+            mai jun jul ago set out nov dez km máx mín lt qd fl fls",
         before_name: "Jr Ltda Cia S.A Inc Co Corp etc Lda d.C a.C",
         starters: "O A Os As Um Uma Uns Umas Este Esta Esse Essa Isto Isso Aquele Aquela Ele Ela Eles Elas Eu Nós Você Vocês
             Não Sim Mas E Ou Porém Contudo Então Assim Depois Antes Quando Onde Como Porque Por Para Com Sem Em No Na
@@ -138,12 +138,13 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "es",
-        before_anything: "Sr Sra Sres Sras Srta Srtas D Da Dª Dña Dr Dra Dres Dras Prof Profa Ing Lic Arq Abog Mtro Mtra Gral Cnel
-            Cap Cdte Tte Sgto Alm Fr Hno Hna Mons Pbro Rev Sto Sta Ud Uds Vd Vds Excmo Excma Ilmo Ilma Av Avda Avd C
-            Cl Ctra Pl Pza Po P.º Pso Bo Dpto Depto Apdo p.ej ej i.e e.g vs cf ref aprox tel",
+        before_anything: "sr sra sres sras srta srtas D Da dª dña dr dra dres dras prof profa ing lic arq abog mtro mtra gral cnel
+            Cap cdte tte sgto Alm Fr hno hna mons pbro Rev sto sta ud uds vd vds excmo excma ilmo ilma av avda avd C
+            Cl ctra Pl pza Po P.º Pso Bo dpto depto apdo p.ej ej i.e e.g vs cf ref aprox tel EE JJ
+            FF CC RR",
         before_number: "n no nº n.º núm nro p pp pg pág págs vol vols cap caps art arts fig figs ed v s siglo ene feb mar abr may jun
             jul ago sep sept oct nov dic km máx mín",
-        before_name: "Jr Cía Ltda S.A S.L Inc Corp etc d.C a.C EE.UU a.m p.m",
+        before_name: "Jr Cía Ltda S.A S.L Inc Corp etc d.C a.C EE.UU UU OO AA HH a.m p.m",
         starters: "El La Los Las Lo Un Una Unos Unas Este Esta Esto Ese Esa Eso Aquel Aquella Él Ella Ellos Ellas Yo Nosotros
             Usted Ustedes No Sí Pero Y O Sin Entonces Así Después Antes Cuando Donde Como Porque Por Para Con En Al De Del
             Si Que Quien Hoy Ayer Mañana Ahora También Ya Aún Muchos Todos Cada Otro Otra Su Sus Mi Hay Es Fue Era",
@@ -151,10 +152,10 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "fr",
-        before_anything: "M MM Mr Mme Mmes Mlle Mlles Me Mgr Dr Drs Pr Prof St Ste Gén Cdt Cne Lt Adj av Bd Boul Pl Fg Chem ex
+        before_anything: "M MM mr mme mmes mlle mlles Me mgr dr drs pr Prof st ste gén cdt cne lt Adj av Bd Boul Pl Fg Chem ex
             p.ex c.-à-d env cf vs réf tél",
         before_number: "no n nº p pp vol chap art fig figs al éd t janv févr avr juil sept oct nov déc av apr max min",
-        before_name: "Cie Inc Ltée S.A etc J.-C",
+        before_name: "Cie Inc Ltée S.A etc J.-C prof",
         starters: "Le La Les Un Une Des Ce Cet Cette Ces Il Elle Ils Elles On Je Tu Nous Vous Mais Et Ou Or Donc Car Puis Ensuite
             Alors Ainsi Après Avant Quand Où Comme Comment Pourquoi Parce Pour Par Avec Sans Dans En Sur Sous Au Aux
             De Du Si Que Qui Quel Quelle Hier Demain Maintenant Aussi Son Sa Ses Mon Ma Notre Leur Non Oui",
@@ -162,7 +163,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "de",
-        before_anything: "Hr Hrn Fr Frl Dr Dres Prof Ing Dipl Mag St Hl Gebr Frhr Str bzw bspw ca vgl evtl ggf sog insb inkl exkl
+        before_anything: "hr hrn fr frl dr dres prof ing dipl Mag St hl gebr frhr Fa mr mrs ms pfr Str bzw bspw ca vgl evtl ggf sog insb inkl exkl
             zzgl abzgl usf z.B d.h u.a i.d.R o.ä s.o s.u z.T v.a i.A z.Hd m.E e.V vs Abb Kap Mio Mrd Tsd geb gest verh
             allg bes dt engl frz ital lat österr schweiz",
         before_number: "-str Nr Nrn Abs Art Aufl Bd Bde S Tel Jan Feb Febr Mär Apr Jun Jul Aug Sep Sept Okt Nov Dez Tab Ziff max mind
@@ -176,8 +177,8 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "it",
-        before_anything: "Sig Sigg Sig.ra Sig.na Sigra Sigg.ri Dott Dott.ssa Dr Prof Prof.ssa Ing Avv Arch Geom Rag On Sen Gen Col
-            Cap Ten Mons Fr Don Ill Egr Gent Spett P.za V.le C.so p.es es i.e ecc.mo cfr cf vs ca circa tel rif",
+        before_anything: "sig sigg sig.ra sig.na sigra sigg.ri dott dott.ssa dr prof prof.ssa ing avv arch geom rag on sen Gen col
+            Cap Ten mons Fr Don Ill egr gent spett p.za v.le c.so p.es es i.e ecc.mo cfr cf vs ca circa tel rif",
         before_number: "n nº nr num p pp pag pagg vol voll cap capp art artt fig figg ed sec gen feb mar apr mag giu lug ago set sett
             ott nov dic max min",
         before_name: "S.p.A S.r.l S.a.s ecc etc Jr a.C d.C",
@@ -188,7 +189,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "nl",
-        before_anything: "dhr mevr mw mr dr drs ir ing prof ds St Gebr bijv bv d.w.z d.m.v i.p.v o.a m.a.w t.o.v z.g o.l.v m.b.t i.v.m
+        before_anything: "dhr mevr mw mr dr drs ir ing prof ds St gebr bijv bv d.w.z d.m.v i.p.v o.a m.a.w t.o.v z.g o.l.v m.b.t i.v.m
             ca vgl resp excl incl evt zgn vs jl jhr",
         before_number: "-str nr nrs blz pag p hfst art afb fig deel dl jan feb febr mrt apr jun jul aug sept okt nov dec tel max min",
         before_name: "enz etc B.V N.V e.a n.Chr v.Chr",
@@ -243,7 +244,7 @@ const LISTS: [Lists; 13] = [
     },
     Lists {
         code: "tr",
-        before_anything: "Sn Dr Prof Doç Yrd Öğr Av Alb Yzb Org Mah Cad Sok Bul Blv Apt bkz örn vb.nin yy krş",
+        before_anything: "Sn dr prof doç yrd öğr Av Alb Yzb Org Mah Cad Sok Bul Blv Apt bkz örn vb.nin yy krş",
         before_number: "no nr s sf sy cilt böl md Oca Şub Mar Nis Haz Tem Ağu Eyl Eki Kas Ara tel",
         before_name: "vb vs vd A.Ş Ltd Şti M.Ö M.S T.C",
         starters: "Bu Şu O Bunlar Onlar Ben Sen Biz Siz Ama Fakat Ancak Ve Veya Sonra Önce Çünkü Eğer Bir Her Bugün Dün Yarın Şimdi

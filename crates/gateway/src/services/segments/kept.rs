@@ -1,5 +1,5 @@
-//! What of a cell or a sentence the model gets. Marks at its ends are kept around it; what has no words to translate is kept
-//! as a whole.
+//! Finds the part of a cell or a sentence that the model gets. Marks at its ends are kept around it; what has no words to
+//! translate is kept as a whole.
 
 use std::ops::Range;
 
@@ -14,6 +14,9 @@ pub enum Place {
     Sentence,
 }
 
+/// How many layers of mark-up are taken off a cell, and then off a sentence: each is searched from end to end.
+const MOST_WRAPPINGS: usize = 8;
+
 /// The part of `range` that the model gets, or none.
 pub fn core(
     text: &str,
@@ -26,10 +29,14 @@ pub fn core(
     if place == Place::Cell {
         core.shrink(markers(core.text, abbreviations), 0);
     }
+    let mut wrappings = 0;
     while has_words(core.text) {
         let front = front_marks(core.text);
         let (front, back) = match back_marks(&core.text[front..]) {
-            0 if front == 0 => wrapping(core.text),
+            0 if front == 0 && wrappings < MOST_WRAPPINGS => {
+                wrappings += 1;
+                wrapping(core.text)
+            }
             back => (front, back),
         };
         if (front, back) == (0, 0) {
@@ -121,7 +128,7 @@ fn is_mark(word: &str) -> bool {
             || matches!(c, '#' | '*' | '-' | '+' | '>' | '<' | '=' | '~' | '^' | '_' | '|' | '/' | '\\')
             || matches!(c, '‐'..='―' | '−' | '©' | '®' | '†' | '‡' | '※' | '〜' | '～' | '・')
     };
-    let is_keycap = || word.ends_with('\u{20e3}');
+    let is_keycap = || word.ends_with('\u{20e3}') && word.chars().all(|c| is_sign(c) || c.is_ascii_digit());
     word.chars().all(is_sign) || is_keycap()
 }
 
@@ -152,7 +159,7 @@ fn back_marks(text: &str) -> usize {
             word.len()
         } else {
             let note = note_at_end(rest);
-            if note > 0 { note } else { rest.len() - rest.trim_end_matches(is_picture).len() }
+            if note > 0 { note } else { pictures_at_end(rest) }
         };
         if marks == 0 {
             return text.len() - rest.len();
@@ -161,12 +168,24 @@ fn back_marks(text: &str) -> usize {
     }
 }
 
-/// Bytes of `[12]` after a full stop.
+/// Bytes of emoji and other signs, the digit of a keycap with them.
+fn pictures_at_end(text: &str) -> usize {
+    let rest = text.trim_end_matches(is_picture);
+    let is_keycap = text[rest.len()..].trim_start_matches('\u{fe0f}').starts_with('\u{20e3}');
+    let digit = |c: char| c.is_ascii_digit() || matches!(c, '#' | '*');
+    let rest = if is_keycap { rest.strip_suffix(digit).unwrap_or(rest) } else { rest };
+    text.len() - rest.len()
+}
+
+/// Bytes of `[12]`, one or several, after a full stop.
 fn note_at_end(text: &str) -> usize {
-    let Some((before, number)) = text.strip_suffix(']').and_then(|text| text.rsplit_once('[')) else {
-        return 0;
-    };
-    if is_number(number) && before.ends_with(['.', '!', '?', ']']) { number.len() + 2 } else { 0 }
+    let mut rest = text;
+    while let Some((before, number)) = rest.strip_suffix(']').and_then(|rest| rest.rsplit_once('['))
+        && is_number(number)
+    {
+        rest = before;
+    }
+    if rest.ends_with(['.', '!', '?', ']']) { text.len() - rest.len() } else { 0 }
 }
 
 /// Bytes at both ends of mark-up that holds all of the text: a Markdown link or image, emphasis, a pair of tags.
@@ -266,13 +285,26 @@ fn numbering(text: &str, abbreviations: &Abbreviations) -> usize {
         (Some(label), _) => is_short(label) || is_number(label),
         // A capital with a full stop may be an initial; a number may be an ordinal one.
         (_, Some(label)) => {
-            is_short(label) && label.chars().all(char::is_lowercase)
+            is_short(label)
+                && label.chars().all(char::is_lowercase)
+                && !is_abbreviated(label, text[marker.len()..].trim_start(), abbreviations)
                 || label.split('.').all(is_number) && !abbreviations.has_ordinals()
         }
         _ => false,
     };
     // Alone it marks nothing.
     if is_marker && marker.len() < text.len() { marker.len() } else { 0 }
+}
+
+/// True for the first part of `z. B.` or `p. ex.`, and for `p.` before a number.
+fn is_abbreviated(label: &str, next: &str, abbreviations: &Abbreviations) -> bool {
+    let word = next.split_whitespace().next().unwrap_or_default();
+    let is_first_part = word.split_once('.').is_some_and(|(second, others)| {
+        let is_letter = second.chars().count() == 1 && second.contains(char::is_alphabetic);
+        let ends = !others.contains(char::is_alphanumeric);
+        ends && (is_letter || abbreviations.is_before_anything(&format!("{label}.{second}")))
+    });
+    is_first_part || next.starts_with(char::is_numeric) && abbreviations.is_before_number(label)
 }
 
 fn is_number(text: &str) -> bool {

@@ -1,22 +1,26 @@
 //! What a text is made of before its sentences: lines, columns, and blocks that are no prose.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 /// The parts of a text that may hold prose, in order. Line breaks, tabs and other gaps between columns are in none, nor are
 /// fenced blocks of code and the lines of subtitles that say when.
 pub fn cells(text: &str) -> Vec<Range<usize>> {
-    let lines = lines(text);
+    let lines: Vec<_> = lines(text).into_iter().map(|line| (gaps(&text[line.clone()]), line)).collect();
+    let mut lines_by_end = HashMap::new();
+    for gap in lines.iter().flat_map(|(gaps, _)| gaps) {
+        *lines_by_end.entry(gap.end).or_default() += 1;
+    }
     let mut cells = Vec::new();
     let mut at = 0;
-    // What closes no fence at one line closes none later: a mark, and its least length.
+    // Fences for which no closing line was found: a later fence of the same mark and at least the same length has none either.
     let mut unclosed: Vec<Fence> = Vec::new();
-    while let Some(line) = lines.get(at) {
+    while let Some((gaps, line)) = lines.get(at) {
         let content = &text[line.clone()];
         at += 1;
         if let Some(fence) = Fence::opened_by(content)
             && !unclosed.iter().any(|other| other.mark == fence.mark && other.length <= fence.length)
         {
-            match lines[at..].iter().position(|line| fence.is_closed_by(&text[line.clone()])) {
+            match lines[at..].iter().position(|(_, line)| fence.is_closed_by(&text[line.clone()])) {
                 Some(inside) => {
                     at += inside + 1;
                     continue;
@@ -25,8 +29,11 @@ pub fn cells(text: &str) -> Vec<Range<usize>> {
             }
         }
         if !is_cue_time(content) {
+            let has_gaps = has_columns(content, gaps, &lines_by_end);
             cells.extend(
-                columns(content).into_iter().map(|cell| line.start + cell.start..line.start + cell.end),
+                columns(content, has_gaps)
+                    .into_iter()
+                    .map(|cell| line.start + cell.start..line.start + cell.end),
             );
         }
     }
@@ -59,14 +66,23 @@ impl Fence {
         let mark = line.chars().next().filter(|mark| matches!(mark, '`' | '~'))?;
         let rest = line.trim_start_matches(mark);
         let length = line.len() - rest.len();
-        // A code span may have three marks too.
-        (length >= 3 && !rest.contains('`')).then_some(Self { mark, length })
+        // A code span may have three marks too, and a longer row of tildes may be an ornament.
+        let is_other = match mark {
+            '`' => rest.contains('`'),
+            _ => rest.contains('`') || length > 4 && !names_language(rest),
+        };
+        (length >= 3 && !is_other).then_some(Self { mark, length })
     }
 
     fn is_closed_by(&self, line: &str) -> bool {
         let line = line.trim();
         line.len() >= self.length && line.chars().all(|c| c == self.mark)
     }
+}
+
+/// True for `rust` and `rust title=a`, but not for the words of a line that has tildes at both ends.
+fn names_language(after_mark: &str) -> bool {
+    after_mark.trim_start().starts_with(char::is_alphanumeric) && !after_mark.contains('~')
 }
 
 /// True for `00:00:04,000 --> 00:00:06,000`, with what WebVTT may add after it.
@@ -78,25 +94,54 @@ fn is_cue_time(line: &str) -> bool {
         .is_some_and(|(from, to)| is_time(from.trim()) && to.split_whitespace().next().is_some_and(is_time))
 }
 
-/// Where a blank was doubled in the midst of a sentence: it is the only gap of the line, between words in lower case.
-fn slip(line: &str) -> Option<usize> {
-    let line = line.trim_end();
-    let words = line.trim_start();
-    let (at, gap) = words
-        .match_indices(char::is_whitespace)
-        .find(|(at, _)| words[*at..].chars().nth(1).is_some_and(char::is_whitespace))?;
-    let (before, after) = (&words[..at], words[at + gap.len()..].trim_start());
-    let is_double = words.len() - before.len() - after.len() == 2 && !words.contains('\t');
-    let is_lone = !after.contains("  ");
-    let in_sentence =
-        before.ends_with(|c: char| c.is_lowercase() || c == ',') && after.starts_with(char::is_lowercase);
-    (is_double && is_lone && in_sentence).then_some(line.len() - words.len() + at)
+/// Two blanks or more within a line, or a tab.
+struct Gap {
+    /// Characters of the line up to its end, where a column may begin.
+    end: usize,
+    /// True where it may be a single blank that was doubled: between words of a sentence.
+    may_be_slip: bool,
+}
+
+fn gaps(line: &str) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut before = None;
+    let mut blanks = 0;
+    let mut has_tab = false;
+    for (at, c) in line.chars().enumerate() {
+        if c.is_whitespace() {
+            blanks += 1;
+            has_tab |= c == '\t';
+            continue;
+        }
+        if let Some(before) = before
+            && (has_tab || blanks > 2 || blanks == 2 && !ends_sentence(before))
+        {
+            let in_sentence = |before: char| before.is_lowercase() || before == ',';
+            let may_be_slip = blanks == 2 && !has_tab && in_sentence(before) && c.is_lowercase();
+            gaps.push(Gap { end: at, may_be_slip });
+        }
+        (before, blanks, has_tab) = (Some(c), 0, false);
+    }
+    gaps
+}
+
+/// Two blanks after a full stop are how some end a sentence.
+fn ends_sentence(before: char) -> bool {
+    super::sentences::is_mark(before)
+}
+
+/// True when the gaps of a line part columns: when one is wide, stands outside a sentence, or ends where one of another line
+/// does; and when they part single words. `lines_by_end` has how many lines have a gap that ends there.
+fn has_columns(line: &str, gaps: &[Gap], lines_by_end: &HashMap<usize, usize>) -> bool {
+    let is_column =
+        |gap: &Gap| !gap.may_be_slip || lines_by_end.get(&gap.end).is_some_and(|lines| *lines > 1);
+    let are_words = || gaps.len() > 1 && line.split_whitespace().count() == gaps.len() + 1;
+    gaps.iter().any(is_column) || are_words()
 }
 
 /// The cells of a line: what is between tabs, the bars of a table, and runs of blanks.
-fn columns(line: &str) -> Vec<Range<usize>> {
+fn columns(line: &str, has_gaps: bool) -> Vec<Range<usize>> {
     let has_bars = line.trim_start().starts_with('|');
-    let slip = slip(line);
     let mut cells = Vec::new();
     let mut start = 0;
     let mut before = None;
@@ -114,8 +159,7 @@ fn columns(line: &str) -> Vec<Range<usize>> {
                 while rest.next_if(|(_, next)| next.is_whitespace() && *next != '\t').is_some() {
                     run += 1;
                 }
-                // Two after a full stop are how some end a sentence.
-                run > 2 || run == 2 && !before.is_some_and(super::sentences::is_mark) && slip != Some(at)
+                has_gaps && (run > 2 || run == 2 && !before.is_some_and(ends_sentence))
             }
             _ => false,
         };
@@ -146,6 +190,9 @@ mod tests {
     fn fenced_code_is_in_no_cell() {
         assert_eq!(shown("Before\n```rust\nlet a = 1;\n\n```\nafter"), ["Before", "after"]);
         assert_eq!(shown("~~~~\n~~~\ncode\n~~~~\nafter"), ["after"]);
+        assert_eq!(shown("~~~~~\nText\n~~~~~"), ["~~~~~", "Text", "~~~~~"]);
+        assert_eq!(shown("~~~~~ A title ~~~~~\nText\n~~~~~"), ["~~~~~ A title ~~~~~", "Text", "~~~~~"]);
+        assert_eq!(shown("~~~~~ rust\ncode\n~~~~~\nafter"), ["after"]);
         assert_eq!(shown("  ```\n  code\n  ```\nafter"), ["after"]);
         assert_eq!(shown("```\nnever closed\n```rust"), ["```", "never closed", "```rust"]);
         assert_eq!(shown("```a``` is code\n```"), ["```a``` is code", "```"]);
@@ -170,6 +217,15 @@ mod tests {
         assert_eq!(shown("Total.   Sum"), ["Total.", "Sum"]);
         assert_eq!(shown("  The cat  sleeps on the sofa."), ["The cat  sleeps on the sofa."]);
         assert_eq!(shown("milk  eggs  bread"), ["milk", "eggs", "bread"]);
+        assert_eq!(shown("The cat  sleeps on  the sofa."), ["The cat  sleeps on  the sofa."]);
+        assert_eq!(shown("The cat  sleeps.  It is  late."), ["The cat  sleeps.  It is  late."]);
+        assert_eq!(shown("ripe apples  red\nkiwis        green"), ["ripe apples", "red", "kiwis", "green"]);
+        assert_eq!(
+            shown("ripe apples  red\nsour grapes  blue"),
+            ["ripe apples", "red", "sour grapes", "blue"]
+        );
+        assert_eq!(shown("a cat  sleeps\nthe old dog  runs"), ["a cat  sleeps", "the old dog  runs"]);
+        assert_eq!(shown("a cat  sleeps    12"), ["a cat", "sleeps", "12"]);
         assert_eq!(shown("Name:  John"), ["Name:", "John"]);
     }
 }

@@ -33,11 +33,11 @@ pub struct Segment {
     /// All that stands between it and the next one, or the end.
     after: String,
     seam: Seam,
-    /// It has no full stop since it is a heading, or an emoji ends it.
-    is_title: bool,
+    /// True for a heading, or for text before an emoji, that ends without a full stop.
+    pub lacks_stop: bool,
 }
 
-/// What a segment is parted by from the next.
+/// What separates a segment from the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seam {
     /// Line breaks, columns, marks, what is kept as it is: or the end.
@@ -78,19 +78,14 @@ fn joins_sentences(code: &str) -> bool {
 }
 
 impl Segment {
-    /// What a model of sentences gets: a title with a full stop, since it takes one without for a part of something.
-    /// [`take_stop`] takes it from the answer.
+    /// The text for a model of sentences: a title gets a full stop, because the model takes one without it for part of a
+    /// sentence. [`take_stop`] takes it from the answer.
     pub fn sentence(&self) -> Cow<'_, str> {
-        if !self.is_title {
+        if !self.lacks_stop {
             return Cow::Borrowed(&self.text);
         }
         let is_wide = self.text.ends_with(|last| matches!(last, '\u{3040}'..='\u{9fff}'));
         Cow::Owned(format!("{}{}", self.text, if is_wide { '。' } else { '.' }))
-    }
-
-    /// True when [`Self::sentence`] has a full stop that the text does not have.
-    pub fn gets_stop(&self) -> bool {
-        self.is_title
     }
 
     /// What goes after the model's answer.
@@ -104,9 +99,9 @@ impl Segment {
     }
 }
 
-/// The full stop at the end of a text, which it loses.
+/// The full stop at the end of a text, in whatever script, which the text loses.
 pub fn take_stop(text: &mut String) -> Option<char> {
-    let stop = text.chars().next_back().filter(|last| matches!(last, '.' | '。'))?;
+    let stop = text.chars().next_back().filter(|last| sentences::is_full_stop(*last))?;
     text.pop();
     Some(stop)
 }
@@ -193,8 +188,8 @@ fn assemble(text: &str, pieces: &[Piece]) -> Segments {
             Some(_) if piece.goes_on && after.trim().is_empty() => Seam::Sentence,
             _ => Seam::Fixed,
         };
-        let is_title = core.ends_with(char::is_alphanumeric) && is_title(before, after);
-        list.push(Segment { text: core.to_owned(), after: after.to_owned(), seam, is_title });
+        let lacks_stop = core.ends_with(char::is_alphanumeric) && is_title(before, after);
+        list.push(Segment { text: core.to_owned(), after: after.to_owned(), seam, lacks_stop });
         before = after;
     }
     Segments { before: text[..first.range.start].to_owned(), list }

@@ -12,7 +12,7 @@ use super::{abbreviations::Abbreviations, kept::is_picture};
 /// Quotations and brackets up to this length stay whole, whatever they hold; longer ones are rather paragraphs in themselves.
 const WHOLE_QUOTATION_BYTES: usize = 240;
 
-/// How many that are open are looked at.
+/// How many open quotations are searched for the one that a mark closes.
 const DEEPEST: usize = 16;
 
 /// How far the next word is looked for.
@@ -33,16 +33,22 @@ pub fn of(line: &str, abbreviations: &Abbreviations) -> Vec<Range<usize>> {
         let next = rest.trim_start();
         has_word |= line[from..marks.start].contains(char::is_alphanumeric);
         from = end;
-        while quotations.next_if(|quotation| quotation.end < end).is_some() {}
-        let quoted =
-            quotations.peek().is_some_and(|quotation| quotation.start < marks.start && end < quotation.end);
+        while quotations.next_if(|quotation| quotation.end <= marks.end).is_some() {}
+        let quotation = quotations.peek().filter(|quotation| quotation.start < marks.start);
+        let quoted = quotation.is_some_and(|quotation| end < quotation.end);
         let run = &line[marks.clone()];
-        let parted = next.len() < rest.len()
-            || run.contains(|c| !needs_blank(c)) && !next.starts_with(char::is_numeric);
+        let has_blank = next.len() < rest.len();
+        let is_decimal = run == "．" && next.starts_with(char::is_numeric);
+        let parted = has_blank || run.contains(|c| !needs_blank(c)) && !is_decimal;
         let before = &line[start..marks.start];
         let counts = run == "." && item.is_next(before);
-        let spoken = marks.end < end && next.len() == rest.len() && tells_who_spoke(next);
-        let goes_on = !has_word || quoted || counts || spoken || next.is_empty();
+        let in_clause = || {
+            let is_part = quotation
+                .is_some_and(|quotation| is_part(&line[start..quotation.start], &line[quotation.start..]));
+            is_part || goes_on_after_quotation(next)
+        };
+        let closed_in_clause = marks.end < end && !has_blank && in_clause();
+        let goes_on = !has_word || quoted || counts || closed_in_clause || next.is_empty();
         if parted && !goes_on && ends_sentence(before, run, next, abbreviations) {
             sentences.push(start..end);
             start = line.len() - next.len();
@@ -86,6 +92,17 @@ pub fn is_mark(c: char) -> bool {
 /// True for the marks that are part of a word, a number or an address where no blank follows.
 fn needs_blank(c: char) -> bool {
     matches!(c, '.' | '!' | '?' | '…' | '‼' | '⁇' | '⁈' | '⁉' | '؟' | '۔' | '։' | '\u{37e}')
+}
+
+/// True for a full stop in whatever script, which neither asks nor cries.
+pub fn is_full_stop(c: char) -> bool {
+    let is_other = matches!(c, '!' | '?' | '！' | '？' | '…' | '‼' | '⁇' | '⁈' | '⁉' | '؟' | '\u{37e}' | '፧');
+    is_mark(c) && !is_other
+}
+
+/// True for the characters of Chinese and Japanese, and for the syllables of Korean, of which one may be a word.
+fn is_east_asian(c: char) -> bool {
+    matches!(c, '\u{3040}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
 }
 
 /// The next run of marks.
@@ -157,7 +174,8 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     if abbreviations.is_before_anything(word) || abbreviations.is_before_anything(elided) {
         return false;
     }
-    if abbreviations.is_before_number(word) && begins.is_some_and(char::is_numeric) {
+    let is_before_number = abbreviations.is_before_number(word) || abbreviations.is_before_number(elided);
+    if is_before_number && (begins.is_some_and(char::is_numeric) || begins_with_roman_number(next)) {
         return false;
     }
     match shape(word) {
@@ -177,18 +195,39 @@ fn ends_sentence(before: &str, marks: &str, next: &str, abbreviations: &Abbrevia
     }
 }
 
-/// True for what follows a quotation in Chinese and Japanese without ending its sentence: `她说。`, `と言った。`
-fn tells_who_spoke(next: &str) -> bool {
+/// True for "Vol. II", but not for "I said no. I left.": a lone `I` is a word in several languages.
+fn begins_with_roman_number(next: &str) -> bool {
+    let word = next.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let is_word = word == "I" && next[word.len()..].starts_with(char::is_whitespace);
+    !is_word && is_roman_number(word)
+}
+
+fn is_roman_number(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|c| matches!(c, 'I' | 'V' | 'X' | 'L' | 'C'))
+}
+
+/// True when a sentence without blanks goes on after the quotation or the bracket that `quotation` begins with: it neither
+/// begins the sentence nor follows a colon, or it is a title or a remark.
+fn is_part(before: &str, quotation: &str) -> bool {
+    let is_speech = !before.contains(char::is_alphanumeric) || before.trim_end().ends_with(['：', ':']);
+    let is_title = quotation.starts_with(['《', '〈']);
+    let is_remark = quotation.starts_with(['(', '（', '[', '【']) && !before.is_empty();
+    !is_speech || is_title || is_remark
+}
+
+/// True for what follows a quotation in Chinese and Japanese without ending its sentence: `她说。`, `と言った。`, `の意味`
+fn goes_on_after_quotation(next: &str) -> bool {
     const LONGEST_CHARS: usize = 12;
+    const PARTICLES: [char; 9] = ['と', 'は', 'が', 'を', 'に', 'の', 'も', 'で', 'や'];
     let end = next.char_indices().take(LONGEST_CHARS).find(|(_, c)| is_mark(*c) || "，：,:".contains(*c));
     let clause = end.map_or("", |(end, _)| &next[..end]);
     let verbs = ['说', '說', '问', '問', '喊', '叫', '道'];
-    next.starts_with('と') || clause.ends_with(verbs) && !clause.ends_with("知道")
+    next.starts_with(PARTICLES) || clause.ends_with(verbs) && !clause.ends_with("知道")
 }
 
 /// What a word before a full stop looks like.
 enum Shape {
-    /// One letter, in upper case.
+    /// One letter, in upper case or of a script without cases.
     Initial,
     /// Letters with full stops between them, or one letter in lower case.
     Dotted,
@@ -206,15 +245,15 @@ fn shape(word: &str) -> Shape {
     let mut letters = word.chars().filter(|c| !matches!(c, '.' | '-'));
     let (first, others) = (letters.next(), letters.next());
     match first {
-        Some(first) if others.is_none() && first.is_uppercase() => Shape::Initial,
         Some(first) if others.is_none() && first.is_lowercase() => Shape::Dotted,
+        Some(first) if others.is_none() && first.is_alphabetic() && !is_east_asian(first) => Shape::Initial,
         Some(first) if first.is_ascii_digit() && word.bytes().all(|byte| byte.is_ascii_digit()) => {
             Shape::Number { short: word.len() <= 2 }
         }
         Some(first) if first.is_alphabetic() && word.contains('.') && parts.all(|length| length <= 2) => {
             Shape::Dotted
         }
-        Some(_) if word.chars().all(|c| matches!(c, 'I' | 'V' | 'X' | 'L' | 'C')) => Shape::Roman,
+        Some(_) if is_roman_number(word) => Shape::Roman,
         _ => Shape::Other,
     }
 }
@@ -228,10 +267,11 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
     let mut rest = line.char_indices().peekable();
     while let Some((at, c)) = rest.next() {
         let next = rest.peek().map(|(_, next)| *next);
-        let begins = before.is_none_or(|before| !before.is_alphanumeric() && !is_mark(before))
+        let begins = before
+            .is_none_or(|before| is_east_asian(before) || !before.is_alphanumeric() && !is_mark(before))
             && next.is_some_and(|next| !next.is_whitespace());
         let closes = before.is_some_and(|before| !before.is_whitespace());
-        // The same as an apostrophe: a quotation of its own begins with a capital and ends with a mark.
+        // A single quote may be an apostrophe: it opens a quotation only before a capital, and closes one only after a mark.
         let single_begins = begins && next.is_some_and(char::is_uppercase);
         let single_closes = before.is_some_and(|before| is_mark(before) || before == ',');
         let is_open = |mark: char| open.iter().rev().take(DEEPEST).any(|(open, _)| *open == mark);
@@ -250,6 +290,8 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
             '」' if is_open('「') => Some('「'),
             '』' if is_open('『') => Some('『'),
             '》' if is_open('《') => Some('《'),
+            '〉' if is_open('〈') => Some('〈'),
+            '】' if is_open('【') => Some('【'),
             _ => None,
         };
         if let Some(mark) = closed {
@@ -266,7 +308,7 @@ fn quotations(line: &str) -> Vec<Range<usize>> {
         } else if match c {
             '"' | '»' | '`' => begins,
             '\'' | '‘' => single_begins,
-            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' | '《' => true,
+            '“' | '„' | '«' | '(' | '[' | '（' | '「' | '『' | '《' | '〈' | '【' => true,
             _ => false,
         } {
             open.push((c, at));

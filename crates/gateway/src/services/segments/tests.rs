@@ -55,6 +55,9 @@ fn marks_at_the_ends_are_kept_around_a_segment() {
         "❤️ ⟦Love it.⟧ 👍🏽 ⟦So do we!⟧ 👨‍👩‍👧",
         "🇧🇷 ⟦Brazil⟧",
         "1️⃣ ⟦First⟧",
+        "⟦请先看完这篇文章再继续往下读⟧1️⃣",
+        "⟦Step1️⃣ Open the door.⟧",
+        "a. ⟦First⟧\nb. ⟦Second⟧",
         "① ⟦One⟧",
         "ℹ️ ⟦Note⟧",
         "✓ ⟦Done⟧",
@@ -129,6 +132,16 @@ fn what_belongs_to_a_sentence_goes_with_it() {
     }
     // Fifth of May.
     holds("de", "⟦5. Mai⟧");
+    for (language, expected) in [
+        ("de", "⟦z. B. Äpfel⟧"),
+        ("de", "- ⟦d. h. wir gehen⟧"),
+        ("de", "⟦u. a. in Berlin⟧"),
+        ("pt", "⟦p. ex. isto⟧"),
+        ("en", "⟦p. 5 of the book⟧"),
+        ("en", "⟦c. 1900 it burnt⟧"),
+    ] {
+        holds(language, expected);
+    }
 }
 
 #[test]
@@ -245,6 +258,9 @@ fn blanks_alone_are_no_work() {
 #[test]
 fn long_texts_of_one_kind_are_cut() {
     let size = 20_000;
+    let nested = size / "[](a)".len();
+    let mut texts =
+        vec!["[".repeat(nested) + "x" + &"](a)".repeat(nested), "a.".to_owned() + &"[1]".repeat(size / 3)];
     for part in [
         "A. ",
         ". ",
@@ -285,11 +301,22 @@ fn long_texts_of_one_kind_are_cut() {
         "A.[1]",
         "x",
     ] {
-        let text = part.repeat(size / part.len()) + "x";
+        texts.push(part.repeat(size / part.len()) + "x");
+    }
+    for text in texts {
         for kind in [SegmentKind::Sentence, SegmentKind::Paragraph] {
             assert_eq!(same(&split(&text, None, kind, 480)), text);
         }
     }
+}
+
+#[test]
+fn eight_layers_of_mark_up_are_kept_and_a_hundred_are_not() {
+    holds("en", &("[".repeat(8) + "⟦The manual⟧" + &"](a)".repeat(8)));
+    let hundred = "[".repeat(100) + "The manual" + &"](a)".repeat(100);
+    let segments = split(&hundred, Some("en"), SegmentKind::Sentence, 480);
+    assert_eq!(same(&segments), hundred);
+    assert!(segments.list.iter().all(|segment| segment.text.contains(['[', ']'])), "{segments:?}");
 }
 
 /// Texts of whatever the rules look at.
@@ -351,4 +378,10 @@ fn a_title_is_a_sentence_to_a_model_of_sentences() {
     let mut text = "Começando.".to_owned();
     assert_eq!((take_stop(&mut text), &*text), (Some('.'), "Começando"));
     assert_eq!((take_stop(&mut text), &*text), (None, "Começando"));
+    for stop in ['。', '।', '۔', '။', '។', '։', '።'] {
+        assert_eq!(take_stop(&mut format!("x{stop}")), Some(stop));
+    }
+    for other in ['!', '?', '！', '？', '؟', '…', '፧'] {
+        assert_eq!(take_stop(&mut format!("x{other}")), None);
+    }
 }
