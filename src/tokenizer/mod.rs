@@ -9,8 +9,7 @@ use std::{
 
 use textgen_artifact::{NORMALIZER_FILE, NormalizerSpec, TOKENIZER_FILE, TextNormalizer, TokenizerSpec};
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizedString, Normalizer as _, OffsetType, PostProcessorWrapper,
-    PreTokenizerWrapper, TokenizerImpl,
+    DecoderWrapper, ModelWrapper, OffsetType, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
 use crate::error::{Error, Result};
@@ -126,14 +125,8 @@ impl Tokenizer {
 
     /// The text as it is cut into tokens, after the model's own normalization.
     pub fn normalized(&self, text: &str) -> Result<String> {
-        guarded(|| {
-            let mut text = NormalizedString::from(text);
-            if let Some(normalizer) = self.vocabulary.get_normalizer() {
-                normalizer.normalize(&mut text)?;
-            }
-            Ok(text.get().to_owned())
-        })
-        .map_err(|reason| not_encoded(text, &reason))
+        guarded(|| normalizer::normalized(text, &self.vocabulary))
+            .map_err(|reason| not_encoded(text, &reason))
     }
 
     /// Id of a token by its literal name.
