@@ -65,6 +65,9 @@ impl Error {
     }
 }
 
+/// Characters of a client's text that an error message repeats.
+pub(crate) const SHOWN: usize = 40;
+
 /// A client's text may be of any length, an error message may not.
 pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::TextDecoder;
 use crate::decoding::ChoiceGuide;
 
-/// Tells a choice as the client spelled it: all of it at the end, since only then it is certain which one it is.
+/// Writes a choice in the client's spelling, all of it at the end, because only then is the choice certain.
 pub struct SpelledChoice {
     guide: Arc<ChoiceGuide>,
     tokens: Vec<u32>,

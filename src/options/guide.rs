@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Key, RequestOptions, spec::SHOWN};
+use super::{Key, RequestOptions};
 use crate::{
     decoding::{ChoiceGuide, SamplingParams},
-    error::{Error, Result, shortened},
+    error::{Error, Result, SHOWN, shortened},
     tokenizer::Tokenizer,
 };
 
@@ -79,7 +79,8 @@ fn parse(guide: &str) -> Result<Arc<[String]>> {
 /// The guide of these texts, in the only tokens that the model's tokenizer makes of each. A text that the tokenizer
 /// normalizes, such as one with full-width marks, or does not know in every character, is a choice too, and is answered
 /// in the request's spelling. Refuses a text of which the tokenizer knows nothing, that is the same as another one to the
-/// model, or that another option of the request rules out. `max_tokens` is the request's own; without one the longest choice is the limit.
+/// model, or that another option of the request rules out. `max_tokens` is the request's own; without one the longest
+/// choice is the limit.
 pub(super) fn guide(
     choices: &Arc<[String]>,
     max_tokens: Option<usize>,

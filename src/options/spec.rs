@@ -1,7 +1,7 @@
 //! The table of all options: every name, type and range, once.
 
 use super::OptionValue;
-use crate::error::{Error, Result, shortened};
+use crate::error::{Error, Result, SHOWN, shortened};
 
 /// One option.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct OptionSpec {
 /// What becomes of an option's values.
 #[derive(Debug, Clone, Copy)]
 pub enum Service {
-    /// They change what is done, each unless it says what holds anyway.
+    /// Each value changes what is done, unless it equals the default.
     Full,
     /// Nothing is built for it. The idle values ask for nothing and are accepted; any other is refused.
     Idle {
@@ -107,8 +107,6 @@ pub(super) enum Key {
 /// Triton's INT32 holds every count and id.
 const INT_MAX: i128 = i32::MAX as i128;
 const SMALLEST_POSITIVE: f32 = f32::MIN_POSITIVE;
-/// Characters of a client's text that an error message repeats.
-pub(super) const SHOWN: usize = 40;
 
 const fn int(key: Key, names: &'static [&'static str], min: i128, max: i128) -> OptionSpec {
     OptionSpec { key, names, kind: OptionKind::Int { min, max }, service: Service::Full }

@@ -6,10 +6,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    CHAT_TEMPLATE_KWARGS, Conversation, SHOWN,
+    CHAT_TEMPLATE_KWARGS, Conversation,
     jinja::{Dialect, Failure, Template},
 };
-use crate::error::{Error, Result, shortened};
+use crate::error::{Error, Result, SHOWN, shortened};
 
 /// Makes a prompt of a conversation.
 #[derive(Debug)]
@@ -32,9 +32,9 @@ struct Variables<'a> {
     arguments: BTreeMap<&'a str, &'a Value>,
 }
 
-/// Those of them that an argument cannot stand for.
+/// Variables that an argument cannot replace.
 const GIVEN: [&str; 3] = ["messages", "tools", "documents"];
-/// The one that it can: false makes no beginning of the model's turn.
+/// The variable that an argument can replace; false leaves out the beginning of the model's turn.
 const ADD_GENERATION_PROMPT: &str = "add_generation_prompt";
 
 impl ChatTemplate {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Guard, SHOWN};
-use crate::error::{Error, Result, shortened};
+use super::Guard;
+use crate::error::{Error, Result, SHOWN, shortened};
 
 /// Messages of one conversation at most.
 const MAX_MESSAGES: usize = 1024;

@@ -30,8 +30,5 @@ pub type Guard<'a> = &'a dyn for<'t> Fn(&'t str) -> crate::error::Result<Cow<'t,
 /// The option, and the configuration key, that holds the arguments of a chat template.
 pub const CHAT_TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
-/// Characters of a client's text that an error message repeats.
-const SHOWN: usize = 40;
-
 #[cfg(test)]
 mod tests;

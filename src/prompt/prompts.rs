@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     CHAT_TEMPLATE_KWARGS, ChatTemplate, Conversation, Guard, PromptTemplate, template::refuse_languages,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SHOWN, shortened};
 
 /// What a prompt is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +140,10 @@ impl Prompts {
     ) -> Result<PromptText> {
         let mut arguments = self.settings.chat_template_kwargs.clone();
         for (name, value) in &options.chat_template_kwargs {
-            arguments.insert(name.clone(), guarded(value, guard)?);
+            let value = guarded(value, guard).map_err(|error| {
+                error.context(format_args!("{CHAT_TEMPLATE_KWARGS}.{}", shortened(name, SHOWN)))
+            })?;
+            arguments.insert(name.clone(), value);
         }
         let text = chat.render_with(turns, &arguments)?;
         Ok(PromptText { text, has_special_tokens: true, is_guarded: true })

@@ -139,7 +139,27 @@ fn what_is_written_otherwise_for_the_compiler_keeps_its_lines() {
     refused(chat("a\r\nb\rc {{ 'x' % 5 }}").render(&hello()), &["line 3", "%"]);
     refused(chat("{{ '%99999999999d' % 1 }}").render(&hello()), &[]);
     refused(chat("{{ 'x'.zfill(99999999999) }}").render(&hello()), &["too long"]);
-    refused(chat("{{ 'x'.center(99999999999) }}").render(&hello()), &["too long"]);
+    for expression in [
+        "'x'.center(99999999999)",
+        "'\\t\\t'.expandtabs(9223372036854775807)",
+        "'\\t'.expandtabs(99999999999)",
+        "'x' | indent(99999999999)",
+        "'%*d' % (99999999999, 1)",
+        "'x' * 99999999999",
+        "'{:>99999999999}'.format('x')",
+        "'{:.99999999999f}'.format(1.5)",
+        "'{:{>99999999999}{:}>99999999999}'.format('x', 'y')",
+        "'{a:>99999999999}'.format_map({'a': 1})",
+    ] {
+        refused(chat(&format!("{{{{ {expression} }}}}")).render(&hello()), &["too long"]);
+    }
+    assert_eq!(rendered("{{ '{:>3} 99999999999'.format('x') }}"), "  x 99999999999");
+    // One of these costs little, all of them do not.
+    let maps = "{% for a in range(9999) %}{% set b = '{a:>99999}'.format_map({'a': 1}) %}{% endfor %}";
+    refused(chat(maps).render(&hello()), &["too long"]);
+    assert_eq!(rendered("{{ '%*d|%-*s|%.*f' % (5, 3, 3, 'a', 1, 0.25) }}"), "    3|a  |0.2");
+    assert_eq!(rendered("{{ '%*s%r' % (3, 'a', 'b') }}"), "  a'b'");
+    refused(chat("{{ '%*d' % (5, 3, 1) }}").render(&hello()), &["3 values for 2 places"]);
 }
 
 #[test]
@@ -356,6 +376,21 @@ fn arguments_that_would_change_nothing_are_refused_by_name() {
     for name in ["d", "e", "g", "k", "m", "defined", "default", "set"] {
         refused(asks.check(&object(json!({name: 1}))), &[name]);
     }
+    let own = chat(
+        "{% for x in y if x and z %}{{ loop.index }}{% endfor %}{{ true and False or none == None }}{{ self }}\
+         {% with p = a, q = b %}{{ p }}{{ q }}{% endwith %}\
+         {% macro m(t, u=1) %}{{ t }}{{ u }}{{ caller(1) }}{% endmacro %}{% call(v, w=c) m(d) %}{{ v }}{{ w }}{% endcall %}\
+         {% filter upper %}{% endfilter %}{% set g, h = 1, 2 %}{{ g }}{{ h }}{{ e is defined }}",
+    );
+    for name in ["y", "z", "a", "b", "c", "d", "e"] {
+        own.check(&object(json!({name: 1}))).unwrap();
+    }
+    for name in [
+        "x", "loop", "true", "True", "false", "False", "none", "None", "self", "p", "q", "m", "t", "u",
+        "caller", "v", "w", "upper", "g", "h", "is", "defined",
+    ] {
+        refused(own.check(&object(json!({name: 1}))), &[name]);
+    }
     let always = chat("{{ messages[0].content }}|");
     always.check(&object(json!({"add_generation_prompt": true}))).unwrap();
     refused(always.check(&object(json!({"add_generation_prompt": false}))), &["add_generation_prompt"]);
@@ -436,6 +471,11 @@ fn a_request_s_arguments_win_over_the_entry_s_key_by_key() {
     let mut raw = asked(json!({"a": 2}));
     raw.apply_chat_template = Some(false);
     refused(prompts.build(&text("a"), &raw, &unchanged), &["chat_template_kwargs", "apply_chat_template"]);
+    let refuses = prompts.build(&text("Hello"), &asked(json!({"a": ["x"]})), &|text| match text {
+        "x" => Err(Error::invalid_argument("the text is refused")),
+        _ => Ok(Cow::Borrowed(text)),
+    });
+    refused(refuses, &["chat_template_kwargs.a: the text is refused"]);
     raw.chat_template_kwargs.clear();
     assert_eq!(prompt(&prompts, &text("a"), &raw).0, "a");
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::FinishReason,
-    error::{Error, Result, shortened},
+    error::{Error, Result, SHOWN, shortened},
     options::{OptionKind, OptionSpec, OptionValue, RequestOptions},
     prompt::{Conversation, PromptInput},
     triton::{DataType, InputTensor, ParameterValue, RequestContent},
@@ -50,8 +50,6 @@ const HEADERS: &[&str] = &[
 
 const INPUT: &str = "input";
 const PARAMETER: &str = "parameter";
-/// Characters of a client's text that an error message repeats.
-const SHOWN: usize = 40;
 
 /// A request as its client meant it.
 #[derive(Debug, Clone, PartialEq)]

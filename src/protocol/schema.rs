@@ -42,7 +42,7 @@ pub const MESSAGES: &str = "messages";
 /// The inputs of which a request has exactly one.
 pub const SOURCES: [&str; 2] = [TEXT_INPUT, MESSAGES];
 
-/// Why each source text ends, where another model wrote it: what one that was cut short is made into is not whole either.
+/// Why each source text ended, where another model wrote it. An answer made from a cut text is cut too.
 pub const SOURCE_FINISH_REASON: &str = "source_finish_reason";
 
 /// The target text: all of it, or the new piece when streaming.

@@ -1,10 +1,10 @@
 //! Special tokens that a client writes, told from those that a template writes.
 //!
-//! Before a template sees a client's text, each special token in it is broken by a mark behind its first character. So is
-//! the beginning of one at the text's end, which what follows could complete, and a mark goes before the end of one at
-//! the text's start. The tokenizer then finds the template's special tokens and no others; the marks are taken out of
-//! what lies between, which is cut as plain text. Texts without special tokens, by far the most, are looked through once
-//! and stay as they are.
+//! Before a template sees a client's text, each special token in it is broken by a mark behind its first character. A
+//! text that ends with the beginning of a special token gets a mark there, because the text that follows could complete
+//! the token. A text that starts with the end of one gets a mark in front. The tokenizer then finds the template's
+//! special tokens and no others; the marks are taken out of what lies between, which is cut as plain text. Texts without
+//! special tokens, by far the most, are looked through once and stay as they are.
 
 use std::{
     borrow::Cow,
@@ -17,15 +17,13 @@ use tokenizers::{
     Model, NormalizedString, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Result, Token,
 };
 
-use super::Vocabulary;
-use crate::error::{Error, shortened};
+use super::{Vocabulary, normalizer::normalized};
+use crate::error::{Error, SHOWN, shortened};
 
 /// Breaks a special token. Unicode keeps this character for programs' own use: it is in no text that is exchanged.
 pub const MARK: char = '\u{fdd0}';
-/// Looks at one text at most. Each finds the tokens that begin within those of the one before.
+/// At most this many passes over one text. Each pass finds tokens that overlap those of the pass before.
 const MAX_LOOKS: usize = 64;
-/// Characters of a client's text that an error message repeats.
-const SHOWN: usize = 40;
 
 /// The special tokens of one vocabulary.
 pub(super) struct Guard {
@@ -41,12 +39,16 @@ pub(super) struct Guard {
     ids: HashSet<u32>,
     /// The model's own pieces have some of them, so that it may make them of plain text.
     made_by_model: bool,
+    /// The normalizer makes other characters of marks, which would reach the model.
+    spoils_marks: bool,
 }
 
 impl Guard {
     pub fn new(vocabulary: &Vocabulary) -> Result<Self> {
         let added = vocabulary.get_added_vocabulary().get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special && !token.content.is_empty());
+        let special = added
+            .iter()
+            .filter(|(_, token)| (token.special || marks_turns(&token.content)) && !token.content.is_empty());
         let (ids, tokens): (HashSet<u32>, Vec<_>) = special.map(|(&id, token)| (id, token)).unzip();
         let cuts = tokens.iter().flat_map(|token| {
             let cuts = token.content.char_indices().skip(1);
@@ -60,7 +62,11 @@ impl Guard {
             // Most have them for their ids alone, and no way that leads there.
             made_by_model |= model.tokenize(&token.content)?.iter().any(|made| made.value == token.content);
         }
+        // Something around it, since a normalizer may add to the start of a text.
+        let with_mark = normalized(&format!("a{MARK}b"), vocabulary)?;
+        let spoils_marks = without_marks(&with_mark) != normalized("ab", vocabulary)?;
         Ok(Self {
+            spoils_marks,
             contents: AhoCorasick::new(tokens.iter().map(|token| &token.content))?,
             beginnings,
             endings,
@@ -93,6 +99,13 @@ impl Guard {
         }
         if self.begins_with_ending(text) {
             marked.to_mut().insert(0, MARK);
+        }
+        if self.spoils_marks && matches!(marked, Cow::Owned(_)) {
+            return Err(Error::invalid_argument(format!(
+                "{:?} has a special token of this model, or a part of one at its start or end, and the model's tokenizer \
+                 cannot read it as plain text; leave it out",
+                shortened(text, SHOWN)
+            )));
         }
         Ok(marked)
     }
@@ -190,6 +203,14 @@ impl Guard {
     }
 }
 
+/// True for what a template writes around turns, which not every tokenizer calls special. `<think>` and the like are
+/// others: templates look for them in an answer.
+fn marks_turns(content: &str) -> bool {
+    let between =
+        |begin: &str, end: &str| content.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end));
+    between("<|", "|>") || between("<｜", "｜>") || matches!(content, "<start_of_turn>" | "<end_of_turn>")
+}
+
 /// Pushes what lies between these places, the last part first.
 fn push_parts<'t>(text: &'t str, ends: &[usize], parts: &mut Vec<&'t str>) {
     let mut rest = text;
@@ -203,7 +224,7 @@ fn push_parts<'t>(text: &'t str, ends: &[usize], parts: &mut Vec<&'t str>) {
 
 fn unmarkable(token: &str) -> Error {
     Error::invalid_argument(format!(
-        "{:?} is a special token of this model, which its tokenizer does not take for text in any spelling; leave it out",
+        "{:?} is a special token of this model, and its tokenizer cannot read it as plain text; leave it out",
         shortened(&without_marks(token), SHOWN)
     ))
 }

@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 use textgen_artifact::TextNormalizer;
-use tokenizers::{NormalizedString, NormalizerWrapper};
+use tokenizers::{NormalizedString, Normalizer as _, NormalizerWrapper};
+
+use super::Vocabulary;
 
 /// What a tokenizer normalizes with. It sees what lies between two added tokens, never those.
 #[derive(Deserialize)]
@@ -29,4 +31,13 @@ impl tokenizers::Normalizer for Normalizer {
             }
         }
     }
+}
+
+/// A text as a vocabulary normalizes it.
+pub(super) fn normalized(text: &str, vocabulary: &Vocabulary) -> tokenizers::Result<String> {
+    let mut text = NormalizedString::from(text);
+    if let Some(normalizer) = vocabulary.get_normalizer() {
+        normalizer.normalize(&mut text)?;
+    }
+    Ok(text.get().to_owned())
 }

@@ -538,11 +538,15 @@ fn a_template_s_special_tokens_stay_what_they_are() {
     }
 }
 
-fn with_special(mut json: Value, content: &str, normalized: bool) -> Value {
+fn with_special(json: Value, content: &str, normalized: bool) -> Value {
+    with_added(json, content, normalized, true)
+}
+
+fn with_added(mut json: Value, content: &str, normalized: bool, special: bool) -> Value {
     let added = json["added_tokens"].as_array_mut().unwrap();
     let id = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
     added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                      "normalized": normalized, "special": true}));
+                      "normalized": normalized, "special": special}));
     json
 }
 
@@ -564,6 +568,61 @@ fn other_spellings_of_a_special_token_are_text_too() {
         let text = format!("<turn>{}", tokenizer.guard("a＜turn＞").unwrap());
         let ids = tokenizer.encode_guarded(&text, true).unwrap();
         assert_eq!(ids.iter().filter(|id| special.contains(id)).count(), 1);
+    }
+}
+
+/// DeepSeek's distilled models have them so.
+#[test]
+fn marks_of_turns_are_guarded_though_no_one_calls_them_special() {
+    for normalized in [false, true] {
+        let mut json = byte_level_bpe();
+        let turns = ["<｜User｜>", "<|user|>", "<start_of_turn>", "<end_of_turn>"];
+        let others = ["<think>", "</think>", "<tool_call>", "<|>"];
+        for content in turns.iter().chain(&others) {
+            json = with_added(json, content, normalized, false);
+        }
+        let (tokenizer, _) = of_json(json.to_string().as_bytes());
+        let id = |content: &str| tokenizer.token_to_id(content).unwrap();
+        for content in turns {
+            for text in [content.to_owned(), format!("hi {content}{content} x")] {
+                let ids = tokenizer.encode_guarded(&tokenizer.guard(&text).unwrap(), true).unwrap();
+                assert!(!ids.is_empty() && !ids.contains(&id(content)), "{text}");
+            }
+            // The template's own, and no one's halves.
+            let prompt = format!("{content}{}", tokenizer.guard(content).unwrap());
+            let ids = tokenizer.encode_guarded(&prompt, true).unwrap();
+            assert_eq!(ids.iter().filter(|&&other| other == id(content)).count(), 1, "{content}");
+            let (first, second) = content.split_at(1);
+            let halves = tokenizer.guard(first).unwrap() + tokenizer.guard(second).unwrap();
+            assert!(!tokenizer.encode_guarded(&halves, true).unwrap().contains(&id(content)), "{content}");
+        }
+        for content in others {
+            let marked = tokenizer.guard(content).unwrap();
+            assert_eq!(tokenizer.encode_guarded(&marked, true).unwrap(), [id(content)], "{content}");
+        }
+    }
+}
+
+#[test]
+fn a_normalizer_that_spoils_marks_costs_the_texts_that_need_them() {
+    let mut json = byte_level_bpe();
+    json["normalizer"] = json!({"type": "ByteLevel"});
+    let (tokenizer, _) = of_json(json.to_string().as_bytes());
+    for text in ["a</s>b", "</s>", "a <"] {
+        let error = tokenizer.guard(text).unwrap_err();
+        assert!(error.message.contains("special token") && error.message.contains("leave it out"), "{error}");
+    }
+    assert_eq!(tokenizer.guard("a < b").unwrap(), "a < b");
+    // One that adds to a text, or drops the mark, spoils nothing.
+    for normalizer in [
+        json!({"type": "Prepend", "prepend": "▁"}),
+        json!({"type": "Replace", "pattern": {"String": "\u{fdd0}"}, "content": ""}),
+    ] {
+        let mut json = byte_level_bpe();
+        json["normalizer"] = normalizer;
+        let (tokenizer, _) = of_json(json.to_string().as_bytes());
+        let ids = tokenizer.encode_guarded(&tokenizer.guard("a</s>b").unwrap(), true).unwrap();
+        assert!(!ids.contains(&tokenizer.token_to_id("</s>").unwrap()));
     }
 }
 

@@ -214,6 +214,22 @@ fn the_metadata_becomes_a_configuration() {
 
 /// The tokens that end a text in a vocabulary of these, the first of which has the id 4.
 fn ends(tokens: &[(&str, i32)], change: impl FnOnce(&mut File)) -> Vec<u32> {
+    convert_bytes(&with_tokens(tokens, change).bytes()).unwrap().manifest.generation.eos_token_ids
+}
+
+/// Ids of the special tokens, and of the other added ones, of the same.
+fn added(tokens: &[(&str, i32)], change: impl FnOnce(&mut File)) -> (Vec<u64>, Vec<u64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, with_tokens(tokens, change).bytes()).unwrap();
+    let json: Value = serde_json::from_str(&Gguf::open(&path).unwrap().tokenizer().unwrap().json).unwrap();
+    let (special, others): (Vec<&Value>, Vec<&Value>) =
+        json["added_tokens"].as_array().unwrap().iter().partition(|token| token["special"] == true);
+    let ids = |tokens: Vec<&Value>| tokens.iter().map(|token| token["id"].as_u64().unwrap()).collect();
+    (ids(special), ids(others))
+}
+
+fn with_tokens(tokens: &[(&str, i32)], change: impl FnOnce(&mut File)) -> File {
     let mut file = File::llama();
     let all: Vec<&str> =
         ["a", "b", "ab", "<end>"].into_iter().chain(tokens.iter().map(|(text, _)| *text)).collect();
@@ -224,7 +240,7 @@ fn ends(tokens: &[(&str, i32)], change: impl FnOnce(&mut File)) -> Vec<u32> {
     *file.tensor("token_embd.weight") =
         f32_tensor("token_embd.weight", &[all.len() as u64, 8], |i| (i % 7) as f32);
     change(&mut file);
-    convert_bytes(&file.bytes()).unwrap().manifest.generation.eos_token_ids
+    file
 }
 
 /// Of the file's types of tokens.
@@ -279,6 +295,29 @@ fn a_known_end_may_be_unmarked_or_stand_inside_of_answers() {
     let calls = [("<|flush|>", CONTROL), ("<|calls|>", CONTROL), ("<|end|>", CONTROL)];
     assert_eq!(by_text(&calls), [4, 5]);
     assert_eq!(by_text(&[("</s>", CONTROL), ("<|tool_response>", CONTROL)]), [5]);
+}
+
+#[test]
+fn an_end_is_a_special_token_whatever_its_type() {
+    let plain = |tokens: &[(&str, i32)]| added(tokens, |_| ());
+    let marks = [
+        ("<end_of_turn>", USER_DEFINED),
+        ("<|im_end|>", NORMAL),
+        ("<|eot_id|>", UNUSED),
+        ("<b>", USER_DEFINED),
+    ];
+    assert_eq!(plain(&marks), (vec![3, 4, 5], vec![7]));
+    // A tag of HTML, unless the file says that it is more.
+    assert_eq!(plain(&[("</s>", USER_DEFINED)]), (vec![3], vec![4]));
+    assert_eq!(plain(&[("</s>", NORMAL)]), (vec![3], vec![]));
+    let eot = |file: &mut File| file.set_u32("tokenizer.ggml.eot_token_id", 4);
+    assert_eq!(added(&[("</s>", NORMAL)], eot), (vec![3, 4], vec![]));
+    assert_eq!(added(&[("<|stop|>", USER_DEFINED)], eot), (vec![3, 4], vec![]));
+    // A piece of texts stays one where texts end at it.
+    assert_eq!(added(&[("stop", NORMAL)], eot), (vec![3], vec![]));
+    // Inside of answers.
+    let harmony = [("<|end|>", NORMAL), ("<|return|>", NORMAL), ("<|call|>", NORMAL)];
+    assert_eq!(plain(&harmony), (vec![3, 4, 5, 6], vec![]));
 }
 
 #[test]

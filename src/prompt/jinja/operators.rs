@@ -71,17 +71,23 @@ fn formatted(state: &mut State, format: &str, text: &Value, values: Value) -> Re
     if is_counted && arguments.len() > specs.len() {
         return Err(wrong(format!("got {} values for {} places", arguments.len(), specs.len())));
     }
-    // `%r` is `%s` of the value as Python writes it in code.
+    // `%r` is `%s` of the value as Python writes it in code, and a `*` is a number that is written elsewhere.
     let mut format = format.to_owned();
     let mut written = arguments.clone();
-    if specs.iter().any(|spec| matches!(spec.conversion, 'r' | 'a' | 'u')) {
+    if specs.iter().any(|spec| matches!(spec.conversion, 'r' | 'a' | 'u' | '*')) {
         if by_name {
-            return Err(wrong("%r and %u with a name are not known; use %s or %d".to_owned()));
+            return Err(wrong("%r, %u and * with a name are not known; use %s, %d or a number".to_owned()));
         }
         for (index, spec) in specs.iter().enumerate().rev() {
             let (conversion, value) = match (spec.conversion, arguments.get(index)) {
                 ('r' | 'a', Some(value)) => ('s', Value::from(repr(value))),
                 ('u', Some(value)) => ('d', value.clone()),
+                ('*', Some(value)) => {
+                    let number = i64::try_from(value.clone())?;
+                    format.replace_range(spec.at..=spec.at, &number.to_string());
+                    written.remove(index);
+                    continue;
+                }
                 _ => continue,
             };
             format.replace_range(spec.at..=spec.at, &conversion.to_string());
@@ -107,7 +113,7 @@ struct Spec {
     /// It names a key of a mapping.
     name: bool,
     conversion: char,
-    /// Byte of the conversion in the string; it is one byte.
+    /// Byte of the conversion, or of a `*` before it, in the string; it is one byte.
     at: usize,
 }
 
@@ -124,7 +130,14 @@ fn specs(format: &str) -> Vec<Spec> {
             let _ = characters.by_ref().find(|&(_, next)| next == ')');
         }
         let is_flag = |c: char| c.is_ascii_digit() || "#-+ .hlL*".contains(c);
-        match characters.by_ref().find(|&(_, next)| !is_flag(next)) {
+        let conversion = characters.by_ref().find(|&(at, next)| {
+            // A width or a precision takes a value of its own.
+            if next == '*' {
+                specs.push(Spec { name, conversion: next, at });
+            }
+            !is_flag(next)
+        });
+        match conversion {
             Some((_, '%')) => {}
             Some((at, conversion)) if conversion.is_ascii() => specs.push(Spec { name, conversion, at }),
             _ => break,

@@ -42,7 +42,7 @@ fn of_list(list: &Value, name: &str, all: &[Value]) -> Result<Option<Value>, Err
     }
 }
 
-fn of_string(state: &State, string: &str, name: &str, all: &[Value]) -> Result<Option<Value>, Error> {
+fn of_string(state: &mut State, string: &str, name: &str, all: &[Value]) -> Result<Option<Value>, Error> {
     let arguments = Arguments::of_method(name, all);
     Ok(Some(match name {
         "split" | "rsplit" => {
@@ -207,22 +207,23 @@ fn of_string(state: &State, string: &str, name: &str, all: &[Value]) -> Result<O
         "expandtabs" => {
             let [size] = arguments.bind(["tabsize"])?;
             let size = usize::try_from(whole(size, 8)?).unwrap_or(0);
-            missing(state, "", (size * string.matches('\t').count()) as i64, 1)?;
+            let blanks = size.saturating_mul(string.matches('\t').count());
+            missing(state, "", i64::try_from(blanks).unwrap_or(i64::MAX), 1)?;
             Value::from(without_tabs(string, size))
         }
+        "format" => {
+            pay_for_widths(state, string)?;
+            return Ok(None);
+        }
         "format_map" => {
+            pay_for_widths(state, string)?;
             let [mapping] = arguments.bind(["mapping"])?;
             let mapping = mapping.unwrap_or_default();
             let value = |key: &Value| mapping.get_item(key).unwrap_or_default();
             let named = mapping.try_iter()?.map(|key| (key.to_string(), value(&key)));
             let named: minijinja::value::Kwargs = named.collect();
-            return pycompat::unknown_method_callback(
-                &mut state.env().empty_state(),
-                &Value::from(string),
-                "format",
-                &[named.into()],
-            )
-            .map(Some);
+            return pycompat::unknown_method_callback(state, &Value::from(string), "format", &[named.into()])
+                .map(Some);
         }
         _ => return Ok(None),
     }))
@@ -307,6 +308,14 @@ fn missing(state: &State, string: &str, width: i64, bytes: usize) -> Result<usiz
     let missing = width.saturating_sub(string.chars().count());
     state.consume_fuel((missing.saturating_mul(bytes) / 64) as u64)?;
     Ok(missing)
+}
+
+/// The same for all widths and precisions of a string that `format` takes.
+fn pay_for_widths(state: &State, format: &str) -> Result<(), Error> {
+    let fields = format.split('{').filter_map(|part| part.rsplit_once('}'));
+    let numbers = fields.flat_map(|(field, _)| field.split(|c: char| !c.is_ascii_digit()));
+    let widths = numbers.filter(|number| !number.is_empty()).map(|number| number.parse().unwrap_or(u64::MAX));
+    state.consume_fuel(widths.fold(0, u64::saturating_add) / 64)
 }
 
 /// `string[start:end]`, and how many characters go before it; none where `start` is beyond the end.

@@ -31,15 +31,7 @@ pub fn prepared(source: &str, syntax: SyntaxConfig) -> String {
     let Ok(tokens) = tokenize(&source, false, syntax).collect::<Result<Vec<_>, _>>() else { return source };
     let mut edits = Vec::new();
     let mut macros: Vec<Macro> = Vec::new();
-    let begins = |token: &Token<'_>| matches!(token, Token::VariableStart | Token::BlockStart);
-    for tag in tokens.chunk_by(|_, (next, _)| !begins(next)) {
-        let is_block = matches!(tag, [(Token::BlockStart, _), ..]);
-        let Some(end) =
-            tag.iter().position(|(token, _)| matches!(token, Token::VariableEnd | Token::BlockEnd))
-        else {
-            continue;
-        };
-        let inside = &tag[1..end];
+    for Tag { is_block, inside, end } in tags(&tokens) {
         remainders(inside, is_block, &mut edits);
         if let (true, [(Token::Ident(keyword), span), ..]) = (is_block, inside) {
             match *keyword {
@@ -48,7 +40,7 @@ pub fn prepared(source: &str, syntax: SyntaxConfig) -> String {
                 "macro" => macros.extend(Macro::of(inside)),
                 "endmacro" => {
                     if let Some(ended) = macros.pop() {
-                        ended.made_variadic(range(&tag[end].1).start, &mut edits);
+                        ended.made_variadic(range(end).start, &mut edits);
                     }
                     continue;
                 }
@@ -68,48 +60,112 @@ pub fn read_first(source: &str, syntax: SyntaxConfig) -> HashSet<String> {
     let tokens: Vec<_> = tokenize(source, false, syntax).map_while(Result::ok).collect();
     // True for those that are read first.
     let mut seen: HashMap<&str, bool> = HashMap::new();
-    let begins = |token: &Token<'_>| matches!(token, Token::VariableStart | Token::BlockStart);
-    for tag in tokens.chunk_by(|_, (next, _)| !begins(next)) {
-        let is_block = matches!(tag, [(Token::BlockStart, _), ..]);
-        let inside = tag.get(1..).unwrap_or_default();
-        let targets = if is_block { targets(inside) } else { 0..0 };
-        let names = |reads: bool| {
-            let targets = targets.clone();
-            inside.iter().enumerate().filter_map(move |(index, (token, _))| match token {
-                Token::Ident(name) if targets.contains(&index) != reads => {
-                    is_variable(inside, index, is_block).then_some((*name, reads))
-                }
-                _ => None,
-            })
-        };
-        for (name, reads) in names(true).chain(names(false)) {
-            seen.entry(name).or_insert(reads);
+    for Tag { is_block, inside, .. } in tags(&tokens) {
+        let mut uses: Vec<(Use, &str)> = Vec::new();
+        for (index, (token, _)) in inside.iter().enumerate() {
+            if let Token::Ident(name) = token {
+                uses.extend(use_at(inside, index, is_block).map(|of| (of, *name)));
+            }
+        }
+        uses.sort_by_key(|(of, _)| *of);
+        for (of, name) in uses {
+            seen.entry(name).or_insert(of != Use::Set);
         }
     }
     seen.into_iter().filter(|(_, reads)| *reads).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Tokens of a statement that name what it sets.
-fn targets(inside: &Tokens<'_>) -> Range<usize> {
-    let until = |end: fn(&Token<'_>) -> bool| {
-        1..inside.iter().position(|(token, _)| end(token)).unwrap_or(inside.len())
-    };
-    match inside.first() {
-        Some((Token::Ident("set"), _)) => until(|token| matches!(token, Token::Assign)),
-        Some((Token::Ident("for"), _)) => until(|token| matches!(token, Token::Ident("in"))),
-        Some((Token::Ident("macro"), _)) => until(|token| matches!(token, Token::BlockEnd)),
-        _ => 0..0,
-    }
+/// What stands in `{{ … }}` or `{% … %}`.
+struct Tag<'t> {
+    is_block: bool,
+    inside: &'t Tokens<'t>,
+    end: &'t Span,
 }
 
-fn is_variable(inside: &Tokens<'_>, index: usize, is_block: bool) -> bool {
+/// The tags that have an end.
+fn tags<'t>(tokens: &'t Tokens<'t>) -> impl Iterator<Item = Tag<'t>> {
+    let begins = |token: &Token<'_>| matches!(token, Token::VariableStart | Token::BlockStart);
+    let ends = |token: &Token<'_>| matches!(token, Token::VariableEnd | Token::BlockEnd);
+    tokens.chunk_by(move |_, (next, _)| !begins(next)).filter_map(move |tag| {
+        let end = tag.iter().position(|(token, _)| ends(token))?;
+        let is_block = matches!(tag, [(Token::BlockStart, _), ..]);
+        Some(Tag { is_block, inside: tag.get(1..end)?, end: &tag[end].1 })
+    })
+}
+
+/// What a statement does with a variable, in the order in which it does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    Read,
+    Set,
+    /// In the condition of a loop.
+    ReadAfterSet,
+}
+
+/// Names that the language itself gives.
+const RESERVED: [&str; 10] =
+    ["true", "True", "false", "False", "none", "None", "loop", "self", "caller", "is"];
+
+/// What is done with the name at `index`, if it is a variable's.
+fn use_at(inside: &Tokens<'_>, index: usize, is_block: bool) -> Option<Use> {
+    let sets = is_block && is_target(inside, index);
     let before = |back: usize| index.checked_sub(back).map(|before| &inside[before].0);
     let is_test = matches!(before(1), Some(Token::Ident("is")))
         || matches!((before(2), before(1)), (Some(Token::Ident("is")), Some(Token::Ident("not"))));
     let is_part = matches!(before(1), Some(Token::Dot | Token::Pipe));
-    // The name of an argument, unless a statement sets it.
-    let is_name = index > 1 && matches!(inside.get(index + 1), Some((Token::Assign, _)));
-    !(is_test || is_part || is_name || is_keyword(inside, index, is_block))
+    let is_argument = !sets && matches!(inside.get(index + 1), Some((Token::Assign, _)));
+    let is_filter = is_block && index == 1 && keyword(inside) == Some("filter");
+    let is_reserved = matches!(inside[index].0, Token::Ident(name) if RESERVED.contains(&name));
+    if is_test || is_part || is_argument || is_filter || is_reserved || is_keyword(inside, index, is_block) {
+        return None;
+    }
+    let is_condition = || {
+        let condition = inside.iter().position(|(token, _)| matches!(token, Token::Ident("if")));
+        condition.is_some_and(|at| at < index && depth(&inside[..at]) == 0)
+    };
+    Some(match keyword(inside) {
+        _ if sets => Use::Set,
+        Some("for") if is_block && is_condition() => Use::ReadAfterSet,
+        _ => Use::Read,
+    })
+}
+
+fn keyword<'t>(inside: &Tokens<'t>) -> Option<&'t str> {
+    match inside.first() {
+        Some((Token::Ident(keyword), _)) => Some(keyword),
+        _ => None,
+    }
+}
+
+/// True for a name that a statement sets.
+fn is_target(inside: &Tokens<'_>, index: usize) -> bool {
+    let goes_before =
+        |end: fn(&Token<'_>) -> bool| index > 0 && !inside[..index].iter().any(|(token, _)| end(token));
+    match keyword(inside) {
+        Some("set") => goes_before(|token| matches!(token, Token::Assign)),
+        Some("for") => goes_before(|token| matches!(token, Token::Ident("in"))),
+        Some("macro") => index == 1 || is_parameter(inside, 2, index),
+        Some("call") => is_parameter(inside, 1, index),
+        Some("with") => {
+            index > 0
+                && depth(&inside[..index]) == 0
+                && matches!(inside.get(index + 1), Some((Token::Assign, _)))
+        }
+        _ => false,
+    }
+}
+
+/// True for a name in the list of parameters that begins at `open`.
+fn is_parameter(inside: &Tokens<'_>, open: usize, index: usize) -> bool {
+    let Some(list) = inside.get(open..index) else { return false };
+    let is_closed = (1..list.len()).any(|end| depth(&list[..end]) == 0);
+    !is_closed && depth(list) == 1 && matches!(list.last(), Some((Token::ParenOpen | Token::Comma, _)))
+}
+
+/// Brackets that are open behind these tokens.
+fn depth(tokens: &Tokens<'_>) -> usize {
+    let count = |is: fn(&Token<'_>) -> bool| tokens.iter().filter(|(token, _)| is(token)).count();
+    count(is_opening).saturating_sub(count(is_closing))
 }
 
 fn range(span: &Span) -> Range<usize> {

@@ -2,8 +2,8 @@
 //!
 //! Published checkpoints have `rope_theta` and `rope_scaling`, newer ones `rope_parameters` with both in it, and
 //! with one such object for each kind of layer where there are two. Where both are there, `rope_scaling` wins, as in
-//! transformers 5: it stands for all of `rope_parameters`, the theta included, or with two kinds of layers for what it
-//! names of those that see everything.
+//! transformers 5. It replaces all of `rope_parameters`, the theta included. With two kinds of layers it replaces only
+//! the keys that it names, and only for the layers that see everything.
 
 use std::f64::consts::TAU;
 

@@ -59,6 +59,25 @@ const EXCEPTIONS: [(&str, &[&[&str]]); 3] = [
 ];
 
 impl Gguf {
+    /// Makes control tokens of the ends that a file has as other pieces, as llama.cpp does.
+    pub(super) fn mark_ends(&self, vocabulary: &mut Vocabulary) -> Result<()> {
+        let mut named = Vec::new();
+        for name in NAMED {
+            named.extend(self.special_id(name)?);
+        }
+        for (id, (text, kind)) in vocabulary.tokens.iter().zip(&mut vocabulary.kinds).enumerate() {
+            // Gemma's vocabulary has `</s>` as a tag of HTML, and a base model may end at a word or a line feed.
+            let is_end = match named.contains(&id) {
+                true => text.starts_with('<') && text.ends_with('>'),
+                false => text != "</s>" && is_known(text),
+            };
+            if is_end && matches!(kind, Kind::Normal | Kind::UserDefined) {
+                *kind = Kind::Control;
+            }
+        }
+        Ok(())
+    }
+
     /// Ids of the tokens that end a text, those of the metadata first.
     pub fn ends(&self) -> Result<Vec<usize>> {
         let mut ends = Vec::new();
@@ -66,7 +85,9 @@ impl Gguf {
             ends.extend(self.special_id(name)?.filter(|id| !ends.contains(id)));
         }
         let vocabulary = self.vocabulary()?;
-        let known = (0..vocabulary.tokens.len()).filter(|&id| is_end(&vocabulary, id));
+        let is_special = |id: usize| matches!(vocabulary.kinds[id], Kind::Control | Kind::Unknown);
+        let known =
+            (0..vocabulary.tokens.len()).filter(|&id| is_special(id) && is_known(&vocabulary.tokens[id]));
         let unnamed: Vec<usize> = known.filter(|id| !ends.contains(id)).collect();
         ends.extend(unnamed);
 
@@ -82,14 +103,6 @@ impl Gguf {
     }
 }
 
-fn is_end(vocabulary: &Vocabulary, id: usize) -> bool {
-    let text = vocabulary.tokens[id].as_str();
-    let is_known = ENDS.contains(&text) || ENDS_OF_CODE.contains(&text);
-    // Some files do not mark these tokens. Gemma's vocabulary has `</s>` as a tag of HTML.
-    let may_be = match vocabulary.kinds[id] {
-        Kind::Control => true,
-        Kind::Unused | Kind::Byte => false,
-        Kind::Normal | Kind::Unknown | Kind::UserDefined => text != "</s>",
-    };
-    is_known && may_be
+fn is_known(text: &str) -> bool {
+    ENDS.contains(&text) || ENDS_OF_CODE.contains(&text)
 }

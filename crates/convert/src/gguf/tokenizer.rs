@@ -154,7 +154,8 @@ impl Gguf {
             }
             Some(kinds) => kinds.iter().map(|kind| self.kind(*kind)).collect::<Result<_>>()?,
         };
-        let vocabulary = Vocabulary { tokens, kinds };
+        let mut vocabulary = Vocabulary { tokens, kinds };
+        self.mark_ends(&mut vocabulary)?;
         let used = vocabulary.kinds.iter().filter(|kind| **kind != Kind::Unused).count();
         if vocabulary.ids().len() != used {
             let mut seen = HashMap::new();
