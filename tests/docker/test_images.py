@@ -143,8 +143,10 @@ def test_the_demo_serves(images, tmp_path):
             with urllib3.HTTPConnectionPool("127.0.0.1", int(variables["WEB_PORT"]), retries=False) as http:
                 translation = http.request("POST", "/translate", json={"text": "The cat sleeps.", "tgt_lang": "pt"})
                 assert translation.status == 200 and "gato" in translation.json()["translated_text"]
-                variants = http.request("POST", "/augment", json={"text": "The train was late because of the snow.", "seed": 1})
-                assert variants.status == 200 and len(variants.json()["augmented_texts"]) == 3
+                answer = http.request("POST", "/augment", json={"text": "The train was late because of the snow."})
+                variants = answer.json()
+                assert answer.status == 200 and variants["augmented_texts"], variants
+                assert len(variants["augmented_texts"]) == 3 or variants["exhausted"]
                 models = http.request("GET", "/v1/models").json()["data"]
                 assert [model["id"] for model in models] == ["chat"]
     logs = Path(variables["TEXTGEN_LOG_DIR"])
