@@ -156,18 +156,26 @@ def test_many_choices_in_company(http):
     ("whole", "translate-en-pt", ENGLISH, PORTUGUESE),
 ], ids=["capitals", "labels", "translations"])
 def test_probabilities_are_those_of_the_whole_choices(http, model, entry, text, choices):
-    """Each is what `textgen score` says of the choice, and what the choice alone has for its cumulative_logprob."""
+    """Each is what `textgen score` says of the choice with any of its ends; the choice alone has the most probable end in its
+    cumulative_logprob."""
     out = http.infer_text(model, text, **choice(choices, temperature=0.0, return_choice_probabilities=True))
     (pairs,) = probabilities(out)
     assert [each for each, _ in pairs] == choices
 
-    lines = [{"text_input": text, "text_output": each} for each in choices]
-    scored = program.run("score", places.model(entry) / "1", "--jsonl", lines=lines).splitlines()
-    sums = [json.loads(line)["sum"] for line in scored]
+    artifact = places.model(entry) / "1"
+
+    def score(lines):
+        return [json.loads(line) for line in program.run("score", artifact, "--jsonl", lines=lines).splitlines()]
+
+    ends = json.loads((artifact / "manifest.json").read_text())["generation"]["eos_token_ids"]
+    targets = [each["target_ids"][:-1] for each in score([{"text_input": text, "text_output": each} for each in choices])]
+    with_ends = [{"text_input": text, "target_ids": [*target, end]} for target in targets for end in ends]
+    sums = [each["sum"] for each in score(with_ends)]
+    of_choices = [sums[first : first + len(ends)] for first in range(0, len(sums), len(ends))]
     alone = [http.infer_text(model, text, **choice([each], return_cumulative_logprob=True)) for each in choices]
-    assert [each["cumulative_logprob"][0] for each in alone] == pytest.approx(sums, rel=1e-5)
+    assert [each["cumulative_logprob"][0] for each in alone] == pytest.approx([max(each) for each in of_choices], rel=1e-5)
     largest = max(sums)
-    weights = [math.exp(each - largest) for each in sums]
+    weights = [sum(math.exp(each - largest) for each in group) for group in of_choices]
     expected = [weight / sum(weights) for weight in weights]
     assert [probability for _, probability in pairs] == pytest.approx(expected, rel=1e-4)
 
