@@ -12,7 +12,10 @@ mod request;
 mod task;
 mod variants;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -149,6 +152,7 @@ impl Augmenter {
             index,
             language,
             at_work: &at_work,
+            pieces: OnceLock::new(),
         });
         let drawings: Vec<Drawing<'_>> = drawings.collect();
         // Every text is drawn of once before any is drawn of again.
@@ -185,6 +189,8 @@ struct Drawing<'a> {
     /// Code of the only language that the model reads.
     language: Option<&'a str>,
     at_work: &'a Semaphore,
+    /// What the text is cut into, once it is drawn of.
+    pieces: OnceLock<Pieces>,
 }
 
 impl<'a> Drawing<'a> {
@@ -226,16 +232,15 @@ impl<'a> Drawing<'a> {
 
     /// Draws of the whole text.
     async fn draw(&self, round: u32, count: usize) -> Result<Drawn> {
-        let text = self.text();
-        let pieces = match self.plan.task.rewrites() {
-            true => Pieces::of(text, self.language, self.piece_limits()),
-            false => Pieces::whole(text),
-        };
+        let pieces = self.pieces.get_or_init(|| match self.plan.task.rewrites() {
+            true => Pieces::of(self.text(), self.language, self.piece_limits()),
+            false => Pieces::whole(self.text()),
+        });
         self.draw_pieces(pieces, 0, round, count).await
     }
 
     /// Draws of every piece, and joins them.
-    async fn draw_pieces(&self, pieces: Pieces, start: usize, round: u32, count: usize) -> Result<Drawn> {
+    async fn draw_pieces(&self, pieces: &Pieces, start: usize, round: u32, count: usize) -> Result<Drawn> {
         let asked = pieces.rewritten().map(|(at, text)| self.draw_piece(text, start + at, round, count));
         let mut answers = try_join_all(asked).await?;
         let output_tokens = answers.iter().map(|answer| answer.output_tokens).sum();
@@ -261,7 +266,7 @@ impl<'a> Drawing<'a> {
             let limit = text.len() / 2;
             if self.plan.task.rewrites() && limit >= SMALLEST_PIECE {
                 let limits = PieceLimits { sentences: limit, piece: limit };
-                return self.draw_pieces(Pieces::of(text, self.language, limits), start, round, count).await;
+                return self.draw_pieces(&Pieces::of(text, self.language, limits), start, round, count).await;
             }
             let chars = self.text().chars().count();
             Err(ApiError::too_large(format!(
