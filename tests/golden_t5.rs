@@ -60,11 +60,7 @@ fn a_wrong_scaling_fails_whatever_either_version_saves() {
 
 #[test]
 fn an_end_of_the_generation_configuration_ends_texts() {
-    let source = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(fixture("t5/t5")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), source.path().join(file.file_name())).unwrap();
-    }
+    let source = golden::copied(&fixture("t5/t5"));
     let reference = read_json(&source.path().join("reference.json"));
     let run = &reference["greedy"][0];
     let tokens = ids(&run["token_ids"]);

@@ -107,13 +107,19 @@ pub fn another_spelling_changes_nothing(golden: Golden) {
     }
 }
 
-/// A copy of a checkpoint with the flip's change of its configuration or its tensors.
-fn flipped(source: &Path, flip: &Value) -> tempfile::TempDir {
+/// A copy of a checkpoint, which may be changed.
+pub fn copied(source: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in fs::read_dir(source).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
+    copy
+}
+
+/// A copy of a checkpoint with the flip's change of its configuration or its tensors.
+fn flipped(source: &Path, flip: &Value) -> tempfile::TempDir {
+    let copy = copied(source);
     let path = copy.path().join("config.json");
     let mut config: Map<String, Value> = serde_json::from_value(read_json(&path)).unwrap();
     for (key, value) in flip["config"].as_object().into_iter().flatten() {

@@ -1,12 +1,12 @@
 //! Contract: what the files of a decoder-only checkpoint say of the ends of texts and of positions is in its artifact.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "support/copied.rs"]
+mod copied;
 
+use std::{fs, path::Path};
+
+use copied::Copied;
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 use textgen_artifact::Manifest;
 use textgen_convert::{ConvertOptions, Precision, Target, convert};
 
@@ -14,30 +14,14 @@ const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer_config.json";
 
-/// A copy of a fixture that may be changed.
-struct Copied {
-    dir: TempDir,
+fn copied(name: &str) -> Copied {
+    Copied::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/decoder").join(name))
 }
 
 impl Copied {
-    fn of(name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("source")).unwrap();
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/decoder").join(name);
-        for file in fs::read_dir(fixture).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), dir.path().join("source").join(file.file_name())).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn source(&self) -> PathBuf {
-        self.dir.path().join("source")
-    }
-
     /// Merges keys into a file; null removes one.
     fn set(&self, file: &str, keys: Value) {
-        let path = self.source().join(file);
+        let path = self.file(file);
         let mut json: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         json.extend(keys.as_object().unwrap().clone());
         json.retain(|_, value| !value.is_null());
@@ -59,7 +43,7 @@ impl Copied {
 #[test]
 fn texts_end_at_the_tokens_of_both_configurations_and_of_the_tokenizer() {
     let ends = |of_model: Value, own: Value, token: Value| {
-        let copy = Copied::of("qwen2");
+        let copy = copied("qwen2");
         copy.set(CONFIG, json!({"eos_token_id": of_model}));
         copy.set(GENERATION, json!({"eos_token_id": own}));
         copy.set(TOKENIZER, json!({"eos_token": token}));
@@ -75,7 +59,7 @@ fn texts_end_at_the_tokens_of_both_configurations_and_of_the_tokenizer() {
 
 #[test]
 fn a_special_tokens_map_names_the_end_that_its_neighbour_does_not() {
-    let copy = Copied::of("qwen2");
+    let copy = copied("qwen2");
     copy.set(CONFIG, json!({"eos_token_id": 150}));
     copy.set(GENERATION, json!({"eos_token_id": null}));
     let map = copy.source().join("special_tokens_map.json");
@@ -88,7 +72,7 @@ fn a_special_tokens_map_names_the_end_that_its_neighbour_does_not() {
 #[test]
 fn a_token_of_minus_one_is_none() {
     for file in [CONFIG, GENERATION] {
-        let copy = Copied::of("qwen2");
+        let copy = copied("qwen2");
         copy.set(GENERATION, json!({"pad_token_id": null, "eos_token_id": null}));
         copy.set(CONFIG, json!({"pad_token_id": null, "eos_token_id": 152}));
         copy.set(file, json!({"pad_token_id": -1, "suppress_tokens": [-1, 3]}));
@@ -104,7 +88,7 @@ fn a_stretched_context_can_be_used() {
         json!({"rope_scaling": yarn, "rope_theta": 1e6}),
         json!({"rope_scaling": yarn, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     ] {
-        let copy = Copied::of("llama");
+        let copy = copied("llama");
         copy.set(CONFIG, json!({"max_position_embeddings": 512}));
         copy.set(CONFIG, keys);
         let manifest = copy.manifest();

@@ -1,16 +1,19 @@
 //! Contract: a checkpoint of the T5 family becomes an artifact; each switch of its configuration shows in it; what
 //! does not fit is an error and leaves nothing. The numbers are checked where the graphs run.
 
+#[path = "support/copied.rs"]
+mod copied;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
+use copied::Copied;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tempfile::TempDir;
 use textgen_artifact::{
     DECODER_FILE, DType, ENCODER_FILE, Manifest, TOKENIZER_FILE, WEIGHTS_FILE, WeightFormat,
 };
@@ -49,26 +52,11 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/t5").join(name)
 }
 
-/// A copy of a fixture that may be changed.
-struct Copied {
-    dir: TempDir,
+fn copied(name: &str) -> Copied {
+    Copied::of(&fixture(name))
 }
 
 impl Copied {
-    fn of(name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("source")).unwrap();
-        for file in fs::read_dir(fixture(name)).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), dir.path().join("source").join(file.file_name())).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join("source").join(name)
-    }
-
     fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
         let mut json = serde_json::from_str(&fs::read_to_string(self.file(name)).unwrap()).unwrap();
         change(&mut json);
@@ -76,7 +64,7 @@ impl Copied {
     }
 
     fn drop_tensors(&self, names: &BTreeSet<String>) {
-        for entry in fs::read_dir(self.dir.path().join("source")).unwrap() {
+        for entry in fs::read_dir(self.source()).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "safetensors") {
                 let bytes = fs::read(&path).unwrap();
@@ -100,7 +88,7 @@ impl Copied {
     fn convert(&self, precision: Precision) -> Result<Report> {
         let target = Target::Folder(self.dir.path().join("out"));
         convert(&ConvertOptions {
-            source: self.dir.path().join("source"),
+            source: self.source(),
             target,
             plan: precision.into(),
             keep: None,
@@ -136,11 +124,11 @@ fn every_switch_shows_or_is_refused() {
     for name in FIXTURES {
         let text = fs::read_to_string(fixture(name).join("reference.json")).unwrap();
         let reference: Reference = serde_json::from_str(&text).unwrap();
-        let original = Copied::of(name);
+        let original = copied(name);
         let original = files(&original.convert(Precision::Fp32).unwrap());
         assert!(!reference.flips.is_empty());
         for flip in reference.flips {
-            let copy = Copied::of(name);
+            let copy = copied(name);
             copy.edit(CONFIG, |config| {
                 config.extend(flip.config);
                 config.retain(|_, value| !value.is_null());
@@ -159,7 +147,7 @@ fn every_switch_shows_or_is_refused() {
 
 #[test]
 fn the_manifest_says_how_the_model_is_run() {
-    let copy = Copied::of("mt5");
+    let copy = copied("mt5");
     let report = copy.convert(Precision::Fp32).unwrap();
     let manifest = Manifest::read(&report.artifact).unwrap();
     assert_eq!(manifest, report.manifest);
@@ -177,7 +165,7 @@ fn the_manifest_says_how_the_model_is_run() {
 #[test]
 fn a_tied_head_in_full_precision_is_stored_once() {
     for (name, tables) in [("t5", 1), ("t5-stray", 1), ("flan", 2), ("madlad", 2)] {
-        let report = Copied::of(name).convert(Precision::Fp32).unwrap();
+        let report = copied(name).convert(Precision::Fp32).unwrap();
         let tensors = report.manifest.tensors.iter();
         assert_eq!(tensors.filter(|tensor| tensor.shape == [120, 16]).count(), tables, "{name}");
     }
@@ -186,7 +174,7 @@ fn a_tied_head_in_full_precision_is_stored_once() {
 #[test]
 fn one_bias_serves_a_stack_unless_each_layer_has_its_own() {
     for (name, expected) in [("mt5", [1, 1]), ("umt5", [2, 2])] {
-        let copy = Copied::of(name);
+        let copy = copied(name);
         let report = copy.convert(Precision::Fp32).unwrap();
         let names = |file: &str| {
             let graph = graph(&report, file);
@@ -200,7 +188,7 @@ fn one_bias_serves_a_stack_unless_each_layer_has_its_own() {
 #[test]
 fn int8_keeps_more_bits_where_they_are_needed() {
     let of = |format: WeightFormat| BTreeSet::from([format!("{format:?}")]);
-    let report = Copied::of("mt5").convert(Precision::Int8).unwrap();
+    let report = copied("mt5").convert(Precision::Int8).unwrap();
     for product in ["/qkv", "/kv", "/q", "/o", "/wi", "/lm_head"] {
         assert_eq!(formats(&report, product), of(WeightFormat::Int8Column), "{product}");
     }
@@ -211,7 +199,7 @@ fn int8_keeps_more_bits_where_they_are_needed() {
 
 /// The fixture `t5` with its weights as PyTorch saves them.
 fn torch_twin() -> Copied {
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     fs::remove_file(copy.file("model.safetensors")).unwrap();
     fs::copy(fixture("../torch/pytorch_model.bin"), copy.file("pytorch_model.bin")).unwrap();
     copy
@@ -220,7 +208,7 @@ fn torch_twin() -> Copied {
 #[test]
 fn a_pytorch_checkpoint_gives_the_same_artifact() {
     for precision in [Precision::Fp32, Precision::Int8] {
-        let expected = Copied::of("t5");
+        let expected = copied("t5");
         let expected = files(&expected.convert(precision).unwrap());
         let copy = torch_twin();
         assert!(files(&copy.convert(precision).unwrap()) == expected);
@@ -250,20 +238,20 @@ fn a_pytorch_checkpoint_that_cannot_be_read_is_named() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     fs::remove_file(copy.file("spiece.model")).unwrap();
     assert!(copy.message().contains("`tokenizer.json` or `spiece.model` is missing"));
 
-    let copy = Copied::of("madlad");
+    let copy = copied("madlad");
     fs::remove_file(copy.file("model-00002-of-00002.safetensors")).unwrap();
     assert!(copy.message().contains("the shard `model-00002-of-00002.safetensors` is missing"));
 
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     let bytes = fs::read(copy.file("model.safetensors")).unwrap();
     fs::write(copy.file("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
     assert!(copy.message().contains("fetch the file again"));
 
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     copy.edit("generation_config.json", |config| _ = config.insert("eos_token_id".into(), 120.into()));
     assert!(copy.message().contains("is 120"));
 }
@@ -280,7 +268,7 @@ fn source_ids(report: &Report, text: &str) -> Vec<u32> {
 fn an_end_of_generation_is_not_an_end_of_sources() {
     // A sentinel, which is no piece of the SentencePiece model.
     const SENTINEL: u32 = 117;
-    let plain = Copied::of("t5");
+    let plain = copied("t5");
     let expected = source_ids(&plain.convert(Precision::Fp32).unwrap(), "the rights");
     assert_eq!(expected.last(), Some(&1));
     for (own, of_model, ends) in [
@@ -290,7 +278,7 @@ fn an_end_of_generation_is_not_an_end_of_sources() {
         (serde_json::json!(SENTINEL), serde_json::json!(-1), vec![SENTINEL, 1]),
         (serde_json::json!(-1), Value::Null, vec![1]),
     ] {
-        let copy = Copied::of("t5");
+        let copy = copied("t5");
         copy.edit("generation_config.json", |config| _ = config.insert("eos_token_id".into(), own));
         copy.edit(CONFIG, |config| _ = config.insert("eos_token_id".into(), of_model));
         let report = copy.convert(Precision::Fp32).unwrap();
@@ -302,13 +290,13 @@ fn an_end_of_generation_is_not_an_end_of_sources() {
 #[test]
 fn the_tokenizer_says_how_sources_end() {
     const TEXT: &str = "the rights and freedoms";
-    let plain = Copied::of("t5");
+    let plain = copied("t5");
     let report = plain.convert(Precision::Fp32).unwrap();
     let made = fs::read_to_string(report.artifact.join(TOKENIZER_FILE)).unwrap();
     let tokenizer = Tokenizer::from_bytes(&made).unwrap();
     let word = *tokenizer.encode(TEXT, false).unwrap().get_ids().last().unwrap();
     let last_ids = |post_processor: Option<&str>, settings: Value| {
-        let copy = Copied::of("t5");
+        let copy = copied("t5");
         fs::write(copy.file(TOKENIZER_FILE), &made).unwrap();
         copy.edit(TOKENIZER_FILE, |tokenizer| match post_processor {
             None => _ = tokenizer.insert("post_processor".into(), Value::Null),
@@ -336,7 +324,7 @@ fn the_tokenizer_says_how_sources_end() {
 
 #[test]
 fn a_padding_token_of_minus_one_is_none() {
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     for file in [CONFIG, "generation_config.json"] {
         copy.edit(file, |config| {
             config.insert("pad_token_id".into(), (-1).into());
@@ -349,11 +337,11 @@ fn a_padding_token_of_minus_one_is_none() {
 
 #[test]
 fn a_tokenizer_fits_its_model() {
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     let converted = copy.convert(Precision::Fp32).unwrap().artifact.join(TOKENIZER_FILE);
     let pieces = Tokenizer::from_file(&converted).unwrap().get_vocab_size(true);
     let sentinels = |extra: Value| {
-        let copy = Copied::of("t5");
+        let copy = copied("t5");
         copy.edit("tokenizer_config.json", |config| _ = config.insert("extra_ids".into(), extra));
         copy
     };
@@ -366,7 +354,7 @@ fn a_tokenizer_fits_its_model() {
     }
     assert!(sentinels(100.into()).message().contains("100 sentinels are more than the 120 rows"));
 
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     copy.edit("tokenizer_config.json", |config| {
         let added = serde_json::json!({"118": {"content": "<new>"}});
         config.insert("added_tokens_decoder".into(), added);
@@ -376,9 +364,9 @@ fn a_tokenizer_fits_its_model() {
 
 #[test]
 fn a_tokenizer_of_its_own_is_kept_without_its_limits() {
-    let first = Copied::of("t5");
+    let first = copied("t5");
     let made = first.convert(Precision::Fp32).unwrap().artifact.join(TOKENIZER_FILE);
-    let copy = Copied::of("t5");
+    let copy = copied("t5");
     fs::copy(&made, copy.file(TOKENIZER_FILE)).unwrap();
     copy.edit(TOKENIZER_FILE, |tokenizer| {
         let limit = serde_json::json!({"max_length": 3, "strategy": "LongestFirst", "direction": "Right", "stride": 0});

@@ -1,10 +1,13 @@
 //! Contract: what cannot be trimmed is refused by name before anything is written; an artifact says what was kept. What
 //! a trimmed model computes is checked where the graphs run.
 
+#[path = "support/copied.rs"]
+mod copied;
 mod support;
 
 use std::{fs, path::Path};
 
+use copied::Copied;
 use serde_json::{Value, json};
 use textgen_artifact::{DType, Manifest, TOKENIZER_FILE};
 use textgen_convert::{
@@ -79,13 +82,8 @@ fn every_table_and_the_manifest_have_the_new_size() {
 
 #[test]
 fn a_tokenizer_of_its_own_is_trimmed_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("source");
-    fs::create_dir(&source).unwrap();
-    for file in fs::read_dir(fixture("t5/mt5")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), source.join(file.file_name())).unwrap();
-    }
+    let copy = Copied::of(&fixture("t5/mt5"));
+    let (folder, source) = (&copy.dir, copy.source());
     let target = Target::Folder(folder.path().join("whole"));
     let options = ConvertOptions {
         source: source.clone(),
