@@ -19,6 +19,10 @@ pub use wanted::Wanted;
 
 use crate::error::{ApiError, Result};
 
+/// The hottest that a model is asked.
+pub const MAX_TEMPERATURE: f64 = 2.0;
+/// Tokens to choose from at most, where a request limits them.
+pub const MAX_TOP_K: u32 = 1000;
 /// Tokens of one answer at most.
 const MAX_LENGTH: u32 = 1024;
 

@@ -11,6 +11,7 @@ use textgen_languages::{Language, Languages};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    MAX_LENGTH, MAX_TEMPERATURE, MAX_TOP_K,
     answers::Answers,
     segments::{self, Blanks, Segments, take_stop},
     wanted::Wanted,
@@ -177,10 +178,10 @@ impl Translator {
         let (model, src_lang, tgt_lang) = self.route(asked.src_lang.as_deref(), asked.tgt_lang.as_deref())?;
         let facts = self.answers.model(&model)?;
         let mut wanted = Wanted::over(&self.options);
-        wanted.number("temperature", asked.temperature, 0.0..=2.0)?;
+        wanted.number("temperature", asked.temperature, 0.0..=MAX_TEMPERATURE)?;
         wanted.share("top_p", asked.top_p)?;
-        wanted.integer("top_k", asked.top_k, 0..=1000)?;
-        wanted.integer("max_length", asked.max_length, 1..=super::MAX_LENGTH)?;
+        wanted.integer("top_k", asked.top_k, 0..=MAX_TOP_K)?;
+        wanted.integer("max_length", asked.max_length, 1..=MAX_LENGTH)?;
         wanted.seed(asked.seed);
         let mut options = wanted.options();
         if facts.names_languages {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     doors::body,
     error::{ApiError, Result},
-    services::Wanted,
+    services::{MAX_TEMPERATURE, MAX_TOP_K, Wanted},
     settings::Options,
 };
 
@@ -155,9 +155,9 @@ impl Fields {
     /// The options of sampling, as the backend names them.
     pub fn options(&mut self) -> Result<Options> {
         let mut wanted = Wanted::over(&Options::new());
-        wanted.number("temperature", self.take("temperature")?, 0.0..=2.0)?;
+        wanted.number("temperature", self.take("temperature")?, 0.0..=MAX_TEMPERATURE)?;
         wanted.share("top_p", self.take("top_p")?)?;
-        wanted.integer("top_k", self.take("top_k")?, 0..=1000)?;
+        wanted.integer("top_k", self.take("top_k")?, 0..=MAX_TOP_K)?;
         wanted.number("min_p", self.take("min_p")?, 0.0..=1.0)?;
         for name in ["presence_penalty", "frequency_penalty"] {
             wanted.number(name, self.take(name)?, -2.0..=2.0)?;

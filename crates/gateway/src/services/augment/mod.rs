@@ -28,11 +28,11 @@ use tokio::sync::Semaphore;
 
 use self::{
     pieces::{PieceLimits, Pieces},
-    request::{Limits, MAX_TEMPERATURE},
+    request::Limits,
     task::{Task, Tasks},
     variants::{Drawn, FinishReason, LabelProbability, Source, distinct},
 };
-use super::{answers::Answers, deadline::Deadline};
+use super::{MAX_TEMPERATURE, answers::Answers, deadline::Deadline};
 use crate::{
     error::{ApiError, Result},
     settings::{AugmentTable, Operation},

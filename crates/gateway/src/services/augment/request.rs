@@ -8,15 +8,13 @@ use serde_json::{Value, json};
 use super::task::{Task, Tasks};
 use crate::{
     error::{ApiError, Result},
-    services::{MAX_LENGTH, check_text, wanted::Wanted},
+    services::{MAX_LENGTH, MAX_TEMPERATURE, MAX_TOP_K, check_text, wanted::Wanted},
     settings::Options,
     triton::ModelFacts,
 };
 
 /// Variants of one text at most.
 pub const MAX_VARIANTS: u32 = 20;
-/// The hottest that a model is asked.
-pub const MAX_TEMPERATURE: f64 = 2.0;
 /// What a rewriting is asked with unless configuration or request say otherwise.
 pub const DEFAULTS: Defaults =
     Defaults { num_return_sequences: 3, temperature: 0.85, top_p: 0.95, top_k: 50, max_length: 128 };
@@ -154,7 +152,7 @@ impl Augmentation {
         let mut wanted = Wanted::over(&task.options);
         wanted.number("temperature", self.temperature, 0.0..=MAX_TEMPERATURE)?;
         wanted.share("top_p", self.top_p)?;
-        wanted.integer("top_k", self.top_k, 0..=1000)?;
+        wanted.integer("top_k", self.top_k, 0..=MAX_TOP_K)?;
         wanted.integer("max_length", self.max_length, 1..=MAX_LENGTH)?;
         wanted.integer("num_return_sequences", self.num_return_sequences, 1..=MAX_VARIANTS)?;
         if let Some(penalty) = self.repetition_penalty
