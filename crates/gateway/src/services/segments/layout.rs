@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, ops::Range};
 
+use super::sentences::is_mark;
+
 /// The parts of a text that may hold prose, in order. Line breaks, tabs and other gaps between columns are in none, nor are
 /// fenced blocks of code and the lines of subtitles that say when.
 pub fn cells(text: &str) -> Vec<Range<usize>> {
@@ -114,7 +116,7 @@ fn gaps(line: &str) -> Vec<Gap> {
             continue;
         }
         if let Some(before) = before
-            && (has_tab || blanks > 2 || blanks == 2 && !ends_sentence(before))
+            && (has_tab || is_wide(blanks, Some(before)))
         {
             let in_sentence = |before: char| before.is_lowercase() || before == ',';
             let may_be_slip = blanks == 2 && !has_tab && in_sentence(before) && c.is_lowercase();
@@ -125,9 +127,9 @@ fn gaps(line: &str) -> Vec<Gap> {
     gaps
 }
 
-/// Two blanks after a full stop are how some end a sentence.
-fn ends_sentence(before: char) -> bool {
-    super::sentences::is_mark(before)
+/// True for so many blanks that they may part columns. Two after a full stop are how some end a sentence.
+fn is_wide(blanks: usize, before: Option<char>) -> bool {
+    blanks > 2 || blanks == 2 && !before.is_some_and(is_mark)
 }
 
 /// True when the gaps of a line part columns: when one is wide, stands outside a sentence, or ends where one of another line
@@ -159,7 +161,7 @@ fn columns(line: &str, has_gaps: bool) -> Vec<Range<usize>> {
                 while rest.next_if(|(_, next)| next.is_whitespace() && *next != '\t').is_some() {
                     run += 1;
                 }
-                has_gaps && (run > 2 || run == 2 && !before.is_some_and(ends_sentence))
+                has_gaps && is_wide(run, before)
             }
             _ => false,
         };
